@@ -1,0 +1,86 @@
+"The attacks against torchattacks 3.3.0, from the same start. In float64, where no gradient's sign hangs on rounding."
+import pytest, torch
+from torch import nn
+
+from wrnb import attacks as ours
+from wrnb.attacks import ATTACKS, gradient_attack
+
+peers = pytest.importorskip("torchattacks")
+EPS = 8/255
+
+
+@pytest.fixture(scope="module")
+def case():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(128, 10)).double()
+    x = torch.rand(33, 3, 16, 20, dtype=torch.float64)
+    x[:5] = x[:5].round()  # some images at 0 and 1, where clipping acts
+    for _ in range(20): net(x)  # batch statistics
+    net.eval()
+    return net, x, net(x).argmax(1)
+
+
+def same(a, b, x):
+    assert (a - x).abs().max() > EPS/2  # something was done at all
+    assert (a - b).abs().max() < 1e-6
+
+
+def test_fgsm(case):
+    net, x, y = case
+    same(ATTACKS["fgsm"](EPS)(net, x, y), peers.FGSM(net, EPS)(x, y), x)
+
+
+@pytest.mark.parametrize("eps", [1/255, EPS, 64/255])
+def test_bim(case, eps):
+    net, x, y = case
+    a, b = ATTACKS["bim"](eps)(net, x, y), peers.BIM(net, eps, eps/4, 10)(x, y)
+    assert (a - b).abs().max() < 1e-6
+
+
+def test_pgd(case):
+    net, x, y = case
+    same(ATTACKS["pgd"](EPS, start="zero")(net, x, y), peers.PGD(net, EPS, EPS/4, 10, random_start=False)(x, y), x)
+
+
+@pytest.mark.parametrize("alpha", [EPS/10, EPS/4])
+def test_mi_fgsm(case, alpha):
+    net, x, y = case
+    same(ATTACKS["mi_fgsm"](EPS, alpha=alpha)(net, x, y), peers.MIFGSM(net, EPS, alpha, 10, decay=1.)(x, y), x)
+
+
+def test_pgd_l2(case):
+    net, x, y = case
+    same(gradient_attack(net, x, y, 1., .2, 10, norm="l2"), peers.PGDL2(net, 1., .2, 10, random_start=False)(x, y), x)
+
+
+def test_random_starts(case, monkeypatch):
+    "torchattacks draws its starts by torch's own generator: ours are put in their place"
+    net, x, y = case
+    u = torch.rand_like(x)*2 - 1
+    z = torch.randn_like(x)
+    monkeypatch.setattr(ours, "uniform", lambda keys, shape, low, high: u*high)
+    monkeypatch.setattr(ours, "normal", lambda keys, shape: z)
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, low, high: self.copy_(u*high))
+    monkeypatch.setattr(torch, "randn_like", lambda t, **kw: z)
+    same(ATTACKS["pgd"](EPS)(net, x, y), peers.PGD(net, EPS, EPS/4, 10)(x, y), x)
+    same(ATTACKS["r_fgsm"](EPS)(net, x, y), peers.RFGSM(net, EPS, EPS/4, 10)(x, y), x)
+
+
+def test_float32(case):
+    "In float32 a gradient that is 0 up to rounding may send a pixel the other way: fewer than one in ten thousand"
+    net, x, y = case
+    net, x = net.float(), x.float()
+    try:
+        for a, b in [(ATTACKS["fgsm"](EPS), peers.FGSM(net, EPS)), (ATTACKS["bim"](EPS), peers.BIM(net, EPS, EPS/4, 10)),
+                     (ATTACKS["mi_fgsm"](EPS), peers.MIFGSM(net, EPS, EPS/10, 10))]:
+            assert ((a(net, x, y) - b(x, y)).abs() > 1e-6).float().mean() < 1e-4
+    finally: net.double()
+
+
+def test_flat_gradient():
+    "Where the loss has no gradient at all, MI-FGSM divides nothing by 0 and leaves the image as it is"
+    class Flat(nn.Module):
+        def __init__(self): super().__init__(); self.b = nn.Parameter(torch.zeros(4))
+        def forward(self, x): return self.b + 0*x.mean((1, 2, 3))[:, None]
+    x, y = torch.rand(2, 3, 16, 16), torch.zeros(2, dtype=torch.long)
+    assert torch.equal(ATTACKS["mi_fgsm"](EPS)(Flat(), x, y), x)

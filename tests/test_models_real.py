@@ -1,0 +1,72 @@
+"The published CIFAR-10 ResNet-20 makes exactly the errors it was published with, and every damaged copy of its file is refused"
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from wrnb.core import WrnbError
+from wrnb.data import folder_set
+from wrnb.models import check_outputs, load_model, load_weights, logits_of, save_weights, weights_hash
+
+CHECKPOINT = os.environ.get("WRNB_RESNET20", "")
+CIFAR10 = Path(os.environ.get("FASTAI_HOME", "~/.fastai")).expanduser()/"data/cifar10"
+needs_checkpoint = pytest.mark.skipif(not Path(CHECKPOINT).is_file(), reason="WRNB_RESNET20 names no checkpoint")
+needs_cifar10 = pytest.mark.skipif(not (CIFAR10/"test").is_dir(), reason="CIFAR-10 is not in fastai's data folder")
+
+
+@needs_checkpoint
+@needs_cifar10
+def test_published_error():
+    test = folder_set(CIFAR10, "test")
+    labels = torch.tensor(test.labels)
+    model = load_model(f"resnet20@{CHECKPOINT}", 10)
+    check_outputs(model, len(test.classes))
+    assert len(test) == 10_000
+    assert (logits_of(model, test).argmax(1) != labels).sum().item() == 827
+
+
+@needs_checkpoint
+def test_saved_again_it_is_the_same(tmp_path):
+    model = load_model(f"resnet20@{CHECKPOINT}", 10)
+    path = save_weights(model, tmp_path/"resnet20.safetensors")
+    again = load_model(f"resnet20@{path}", 10)
+    assert weights_hash(again) == weights_hash(model)
+    x = torch.rand(4, 3, 32, 32)
+    with torch.inference_mode(): assert torch.equal(again(x), model(x))
+
+
+@needs_checkpoint
+def test_another_number_of_classes():
+    with pytest.raises(WrnbError, match="10 outputs and the data 100 classes"): load_model(f"resnet20@{CHECKPOINT}", 100)
+
+
+@needs_checkpoint
+def test_another_depth():
+    with pytest.raises(WrnbError, match="has no layer1.3.conv1.weight"): load_model(f"resnet32@{CHECKPOINT}", 10)
+
+
+@needs_checkpoint
+@pytest.mark.parametrize("kind", ["published", "ours"])
+def test_cut_anywhere_it_is_refused(tmp_path, kind):
+    "A single line each time, never a half-loaded model or another exception (a pickle cut within a name has an unknown name)"
+    model, path = load_model(f"resnet20@{CHECKPOINT}", 10), Path(CHECKPOINT)
+    if kind == "ours": path = save_weights(model, tmp_path/"whole.safetensors")
+    data, cut, before = path.read_bytes(), tmp_path/f"cut{path.suffix}", weights_hash(model)
+    for n in [0, 1, 2, 7, 8, 9, 64, 200, *range(300, 3000, 7), *range(3000, len(data), len(data)//32)]:
+        cut.write_bytes(data[:n])
+        with pytest.raises(WrnbError, match="is damaged or no checkpoint|is refused") as e: load_weights(model, cut)
+        assert "\n" not in str(e.value)
+    assert weights_hash(model) == before
+
+
+def test_timm_by_name(tmp_path):
+    "timm's network, head and statistics, and ours around it, agree with timm's own"
+    timm = pytest.importorskip("timm")
+    net = timm.create_model("efficientnet_lite0", num_classes=10).eval()
+    torch.save(net.state_dict(), tmp_path/"net.pt")
+    model = load_model(f"timm:efficientnet_lite0@{tmp_path/'net.pt'}", 10)
+    cfg, x = timm.data.resolve_data_config({}, model=net), torch.rand(2, 3, 64, 64)
+    mean, std = (torch.tensor(cfg[k]).view(1, 3, 1, 1) for k in ("mean", "std"))
+    with torch.inference_mode(): assert torch.allclose(model(x), net((x - mean)/std), atol=1e-5)
+    with pytest.raises(WrnbError, match="timm has no such model"): load_model("timm:resnet21", 10)

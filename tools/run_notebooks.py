@@ -1,0 +1,84 @@
+"""Run notebooks in place and keep their outputs, so that pages show them.
+
+    python -m tools.run_notebooks                       every notebook
+    python -m tools.run_notebooks 03_scoring index      these
+    python -m tools.run_notebooks --workers 1
+
+One alone runs in this process, several in a process each, on one core each. Cells with `#| eval: false` or a flag of settings.ini's tst_flags keep the
+outputs that they have. Run twice, it leaves the same bytes where the cells do.
+"""
+import argparse, os, random, re, subprocess, sys, tempfile, time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from execnb.nbio import nb2str, read_nb
+from execnb.shell import CaptureShell
+from fastcore.xtras import working_directory
+from nbdev.clean import clean_nb
+from nbdev.config import get_config
+from nbdev.doclinks import nbglob
+from nbdev.process import extract_directives
+
+LIMIT = 1_000_000  # bytes of a notebook with its outputs
+
+
+def skip(cell, flags):
+    "Leave this cell and its outputs as they are?"
+    directives = extract_directives(cell, remove=False)
+    return directives.get("eval:", [""])[:1] == ["false"] or "nbdev_export(" in cell.source or bool(flags & directives.keys())
+
+
+def tidy(cell):
+    "Drop what differs from run to run: warnings and logs on stderr, names of temporary folders"
+    temporary = re.compile(re.escape(tempfile.gettempdir()) + r"/tmp\w{8}")
+    cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    for out in cell.outputs:
+        for holder, key in [(out, "text")] + [(out.get("data", {}), k) for k in out.get("data", {}) if k.startswith("text/")]:
+            if key in holder: holder[key] = [temporary.sub("/tmp/example", line) for line in holder[key]]
+
+
+def run(path):
+    "Run one notebook in this process, seeded, and write it back; returns a line to print, or ends with what went wrong"
+    nb, start, flags = read_nb(path), time.time(), set(get_config().tst_flags.split())
+    shell = CaptureShell(path)
+    for seed in (random.seed, np.random.seed, torch.manual_seed): seed(0)
+    with working_directory(path.parent):
+        for cell in nb.cells:
+            if cell.cell_type != "code" or skip(cell, flags): continue
+            cell.outputs = []
+            shell.cell(cell)
+            if shell.exc: sys.exit(shell.prettytb(fname=path))
+            tidy(cell)
+    clean_nb(nb)
+    text = nb2str(nb)
+    if len(text) > LIMIT: sys.exit(f"{path.name} has {len(text):,} bytes with its outputs, over {LIMIT:,}: make its figures smaller")
+    path.write_text(text)
+    return f"{path.name:28}{time.time()-start:6.1f} s {len(text)/1000:7.0f} kB"
+
+
+def run_alone(path):
+    "Run one notebook in a process of its own, on one core"
+    env = dict(os.environ, OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
+    return subprocess.run([sys.executable, "-m", "tools.run_notebooks", str(path)], cwd=get_config().config_path, env=env, capture_output=True, text=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", help="notebooks, such as 03_scoring or results/cifar10 (default: all)")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    args = parser.parse_args()
+    nbs = get_config().nbs_path
+    paths = [(nbs/n).with_suffix(".ipynb").resolve() for n in args.names or sorted(nbglob(nbs, as_path=True))]
+    if missing := [str(p) for p in paths if not p.is_file()]: sys.exit(f"no such notebook: {', '.join(missing)}")
+    if len(paths) == 1: return print(run(paths[0]))
+    failed = 0
+    with ThreadPoolExecutor(args.workers) as pool:
+        for path, done in zip(paths, pool.map(run_alone, paths)):
+            print(f"{path.name} FAILED\n{done.stderr}" if done.returncode else done.stdout.rstrip(), flush=True)
+            failed += done.returncode != 0
+    sys.exit(f"{failed} of {len(paths)} notebooks failed" if failed else 0)
+
+
+if __name__ == "__main__": main()
