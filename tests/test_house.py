@@ -2,10 +2,12 @@
 import ast, json, re, subprocess, sys
 from configparser import ConfigParser
 from importlib import import_module
+from importlib.metadata import PackageNotFoundError, metadata, version
 from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 import tools.readme
 
@@ -59,6 +61,16 @@ def test_no_broad_except_and_nothing_that_runs_what_it_reads(name):
             assert not re.match(r"(eval|exec|load_learner|(pickle|joblib|dill|cloudpickle)\.\w+)\(", call), f"line {node.lineno}: {call}"
             if re.match(r"torch\.load\(", call): assert "weights_only=True" in call, f"line {node.lineno}: {call}"
             if re.match(r"np\.load\(", call): assert "allow_pickle=True" not in call, f"line {node.lineno}: {call}"
+
+
+@modules
+def test_what_is_imported_is_required(name):
+    named = {"PIL": "pillow", "sklearn": "scikit-learn"}
+    needs = {Requirement(r).name for r in SETTINGS["requirements"].split()} | {"wrnb", "timm"}  # timm only for models named timm:...
+    for node in ast.walk(MODULES[name]):
+        names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+        for top in {n.split(".")[0] for n in names} - sys.stdlib_module_names:
+            assert named.get(top, top) in needs, f"line {node.lineno} of {name}.py imports {top}, which settings.ini doesn't require"
 
 
 @modules
@@ -118,8 +130,24 @@ def test_readme_is_made_from_the_index():
     assert (ROOT/"README.md").read_text(encoding="utf-8") == tools.readme.readme()
 
 
+def installed(name):
+    "The version of a package that is installed here, or None"
+    try: return version(name)
+    except PackageNotFoundError: return None
+
+
+def pins():
+    "What constraints.txt pins, name by name"
+    return dict(line.split("==") for line in (ROOT/"constraints.txt").read_text().splitlines() if line[0] != "#")
+
+
 @pytest.mark.parametrize("need", (SETTINGS["requirements"] + " " + SETTINGS["dev_requirements"]).split())
 def test_constraints_pin_what_is_required(need):
-    pins = dict(line.split("==") for line in (ROOT/"constraints.txt").read_text().splitlines() if "==" in line and line[0] != "#")
     need = Requirement(need)
-    assert pins[need.name.lower().replace("_", "-")] in need.specifier
+    assert pins()[need.name.lower().replace("_", "-")] in need.specifier
+
+
+def test_constraints_hold_on_debian_12():
+    asks = {name: metadata(name)["Requires-Python"] for name, pin in pins().items() if installed(name) == pin}
+    assert len(asks) > 50
+    assert not {name: python for name, python in asks.items() if python and "3.11.2" not in SpecifierSet(python)}

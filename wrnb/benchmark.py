@@ -52,7 +52,7 @@ class Evaluation:
     @property
     def models(self): return list(dict.fromkeys(self.table.model))
 
-# %% ../nbs/09_benchmark.ipynb #8c413b41
+# %% ../nbs/09_benchmark.ipynb #e575cd1b
 def evaluate(
     models:dict, # name -> Learner or model; the first is the base, whose attacks are transferred to the others
     test:Dataset, # test images
@@ -70,6 +70,7 @@ def evaluate(
     device, run = pick_device(device), Run(out) if out else None
     models = {m: as_model(net).to(device, memory_format=torch.channels_last) for m, net in models.items()}
     options = dict(models={m: weights_hash(net) for m, net in models.items()}, n=len(test), data=data_hash(test), severities=list(severities), eps=[round(e, 9) for e in eps], attacks=list(attack_names), seed=seed)
+    corruptions(severities=severities), attacks(attack_names, eps)  # bad ones are refused before the folder is claimed
     if run and not run.claim("evaluate", options, device): return Evaluation(read_table(run/"evaluation.csv"))
     table = _evaluate_all(models, test, test if fit_on is None else fit_on, severities, eps, attack_names, seed, run and run.parts("evaluate"), batch_size, workers, device)
     if not run: return Evaluation(table)

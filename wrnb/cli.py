@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['DEFAULTS', 'Loop', 'needs_training', 'main']
 
-# %% ../nbs/10_cli.ipynb #13133e7c
-import argparse, base64, html, io, sys
+# %% ../nbs/10_cli.ipynb #899b9873
+import argparse, base64, html, io, sys, warnings
 from functools import cached_property
 from pathlib import Path
 
 from fastcore.basics import patch
 
-# %% ../nbs/10_cli.ipynb #87675232
+# %% ../nbs/10_cli.ipynb #f775621d
 class Loop:
     "The stages of REVa on one run folder (arXiv 2509.19197): each is done once, and resumed where it was cut off"
     def __init__(self,
@@ -21,9 +21,13 @@ class Loop:
         say=print, # where the lines go that tell what happens
         **compute, # batch_size, workers, device: change the time a stage takes, not its result
     ):
-        from wrnb.core import Run, WrnbError
-        self.run, self.say, self.compute = Run(out), say, dict(dict(batch_size=256, workers=0, device="auto"), **compute)
-        if setup: self.run.claim("setup", setup)
+        from wrnb.core import Run, WrnbError, check_range
+        self.run, self.say, self.compute = Run(out), say, dict(dict(workers=0, device="auto"), **{k: v for k, v in compute.items() if v is not None})
+        for k, low in dict(batch_size=1, workers=0).items(): check_range(k, self.compute.get(k, low), low)
+        if setup:
+            check_range("seed", setup["seed"], 0)
+            if set(self.run.config.get("stages", {})) == {"setup"}: self.run.drop("setup", **setup)  # nothing was done in it
+            self.run.claim("setup", setup)
         elif not self.run.config: raise WrnbError(f"{out} is no run folder: make one with wrnb run or wrnb score")
         self.setup = self.run.config["stages"]["setup"]["options"]
 
@@ -63,7 +67,7 @@ def needs_training(
     "Has a model of this name no weights of its own? (torchvision's and timm's come pretrained)"
     return "@" not in model and ":" not in model
 
-# %% ../nbs/10_cli.ipynb #c09cfac4
+# %% ../nbs/10_cli.ipynb #bb9d4dbd
 @patch
 def train_base(self:Loop,
     epochs:int, # times through the training images
@@ -72,28 +76,30 @@ def train_base(self:Loop,
 ):
     "Train the base classifier from scratch, where its name brings no weights"
     from fastai.torch_core import set_seed
+    from wrnb.core import check_range
     from wrnb.enhancement import TermsCallback
-    from wrnb.models import load_model, save_weights, train
+    from wrnb.models import load_model, train
     if not needs_training(self.setup["model"]): return
+    check_range("base_epochs", epochs, 1); check_range("base_lr", lr, 0, above=True); check_range("bs", bs, 1)
     self._told("base", "base/model.safetensors")
     if not self.run.claim("base", dict(epochs=epochs, lr=lr, bs=bs)): return
     set_seed(self.seed)
     net = load_model(self.setup["model"], len(self.data[0].classes))
     learn = train(net, *self.data, epochs, lr, bs, self.seed, [TermsCallback(transforms=self.transforms)], self.run/"base", self.compute["device"], self.compute["workers"])
     self._keep(learn, "base")
-    self.say(f"base: trained {epochs} epochs, clean test error {100*learn.log[-1]['valid_error']:.2f} %")
+    self.say(f"base: trained {epochs} epochs, clean test error {100*learn.epoch_log[-1]['valid_error']:.2f} %")
 
-# %% ../nbs/10_cli.ipynb #77a6a820
+# %% ../nbs/10_cli.ipynb #167d2f51
 @patch
 def _keep(self:Loop, learn, stage):
     "Save a trained model and its log, and drop the checkpoint"
     import pandas as pd
     from wrnb.core import write_table
     from wrnb.models import save_weights
-    write_table(pd.DataFrame(learn.log), self.run/stage/"log.csv"); save_weights(learn.model, self.run/stage/"model.safetensors")
+    write_table(pd.DataFrame(learn.epoch_log), self.run/stage/"log.csv"); save_weights(learn.model, self.run/stage/"model.safetensors")
     self.run.finish(stage); (self.run/stage/"checkpoint.pt").unlink(missing_ok=True)
 
-# %% ../nbs/10_cli.ipynb #56558caa
+# %% ../nbs/10_cli.ipynb #2ae026d6
 @patch
 def score(self:Loop,
     **options, # eps, n_neighbors, noise, precision of `score_robustness`
@@ -101,7 +107,7 @@ def score(self:Loop,
     "Score every training image; leaves scores.parquet"
     from wrnb.scoring import score_robustness
     self._told("score", "scores.parquet"); done = self.run.done("score")
-    scores = score_robustness(self.base, self.data[0], seed=self.seed, out=self.run.path, **options, **dict(self.compute, batch_size=max(512, self.compute["batch_size"])))
+    scores = score_robustness(self.base, self.data[0], seed=self.seed, out=self.run.path, **options, **self.compute)
     if not done: self.say(f"score: {scores} -> {self.run/'scores.parquet'}")
     return scores
 
@@ -114,7 +120,7 @@ def scores(self:Loop):
     import wrnb.weak
     return Scores(read_table(self.run/"scores.parquet"), self.data[0], self.run.config["stages"]["score"]["options"])
 
-# %% ../nbs/10_cli.ipynb #98e51caf
+# %% ../nbs/10_cli.ipynb #c8e2a9d8
 @patch
 def weak(self:Loop,
     k:int=None, # how many; None takes a tenth of the scored images, at most 1000
@@ -123,7 +129,7 @@ def weak(self:Loop,
     "Pick the weak robust samples; leaves weak.csv"
     from wrnb.core import write_table
     scores = self.scores()
-    k = k or max(1, min(1000, len(scores)//10))
+    if k is None: k = max(1, min(1000, len(scores)//10))
     self._told("weak", "weak.csv"); idxs = scores.weakest(k, per_class)
     if self.run.claim("weak", dict(k=k, per_class=per_class)):
         write_table(scores.weak_table(idxs), self.run/"weak.csv"); self.run.finish("weak")
@@ -164,7 +170,7 @@ def found(self:Loop):
     table = read_table(self.run/"validation.csv")
     return Validation(table, json.loads((self.run/"weaknesses.json").read_text())["rule"], self.base, *self.data)
 
-# %% ../nbs/10_cli.ipynb #1683de8b
+# %% ../nbs/10_cli.ipynb #4ebfa026
 @patch
 def enhance(self:Loop,
     strategy:str, # "standard", "augmix", "adversarial" or "reva"
@@ -173,13 +179,14 @@ def enhance(self:Loop,
     bs:int=128, # images a step
     protocol:str="extra", # what guides: "extra" or "paper"
     guide_eps:float=2., # radius of the attack trained against, in grey levels (eps x 255)
+    precision:str="fp32", # "fp32" or "bf16"
 ):
     "Fine-tune by one strategy; leaves STRATEGY/model.safetensors and STRATEGY/log.csv"
     from wrnb.enhancement import enhance
     stage = f"enhance {strategy}"; self._told(stage, f"{strategy}/model.safetensors"); done = self.run.done(stage)
     learn = enhance(self.base, self.found() if strategy == "reva" else None, strategy, *self.data, epochs=epochs, lr=lr, bs=bs, protocol=protocol, eps=guide_eps/255,
-                    transforms=self.transforms, seed=self.seed, out=self.run.path, device=self.compute["device"], workers=self.compute["workers"])
-    if not done: self.say(f"enhance: {strategy}, {epochs} epochs, clean test error {100*learn.log[-1]['valid_error']:.2f} % -> {self.run/strategy}")
+                    transforms=self.transforms, seed=self.seed, out=self.run.path, device=self.compute["device"], workers=self.compute["workers"], precision=precision)
+    if not done: self.say(f"enhance: {strategy}, {epochs} epochs, clean test error {100*learn.epoch_log[-1]['valid_error']:.2f} % -> {self.run/strategy}")
 
 # %% ../nbs/10_cli.ipynb #572eeaff
 @patch
@@ -269,13 +276,15 @@ def _caveats(loop, after):
     lines.append("Training was watched on the test images, but nothing was chosen by them." if not any("paper" in m for m in after.models) else "Protocol paper: the model was fine-tuned on the very 15 corruptions that it is tested on.")
     return "<ul>" + "".join(f"<li>{html.escape(l)}</li>" for l in lines) + "</ul>"
 
-# %% ../nbs/10_cli.ipynb #f59e27ad
+# %% ../nbs/10_cli.ipynb #88787069
 @patch
 def report(self:Loop)->Path:
     "Write figures/*.png and report.html, a page that needs no network"
     from wrnb.core import write_atomic
-    import matplotlib; matplotlib.use("agg")
-    body = "".join(f"<h2>{title}</h2>{text}" for title, text in _sections(self))
+    import matplotlib, matplotlib.pyplot as plt, seaborn as sns
+    matplotlib.use("agg")
+    with plt.rc_context({**sns.axes_style("whitegrid"), "axes.prop_cycle": plt.cycler(color=sns.color_palette("colorblind"))}):
+        body = "".join(f"<h2>{title}</h2>{text}" for title, text in _sections(self))
     title = f"wrnb: {html.escape(self.setup['data'])}, {html.escape(Path(self.setup['model']).name)}"
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>{body}</html>\n'
     return write_atomic(self.run/"report.html", lambda p: p.write_text(page, encoding="utf-8"))
@@ -295,12 +304,11 @@ def _run_options(p):
     p.add_argument("--test-limit", type=int, metavar="N", help="use a random N of the test images (default: all)")
     p.add_argument("--seed", type=int, default=0, help="of everything drawn (default 0)")
 
-# %% ../nbs/10_cli.ipynb #8000a47e
+# %% ../nbs/10_cli.ipynb #297ee92c
 def _score_options(p):
     p.add_argument("--eps", type=float, help="half-width of the noise (std for gaussian), in [0,1] pixel units, above 0 up to 1 (default 0.1; digits 0.3)")
     p.add_argument("--n-neighbors", type=int, default=50, metavar="N", help="neighbours an image (default 50)")
     p.add_argument("--noise", default="uniform", metavar="NOISE", help="uniform or gaussian (default uniform)")
-    p.add_argument("--precision", default="fp32", metavar="P", help="fp32 or bf16 (default fp32)")
 
 def _weak_options(p):
     p.add_argument("-k", type=int, help="how many weak samples (default: a tenth of the scored images, at most 1000)")
@@ -318,7 +326,7 @@ def _validate_options(p):
     p.add_argument("--families", nargs="+", metavar="F", help="some of noise blur weather digital attack (default: all)")
     p.add_argument("--rule", default="mean", help="what makes a type a weakness: mean, median, half, or a number within [0,1] (default mean)")
 
-# %% ../nbs/10_cli.ipynb #c9ed839a
+# %% ../nbs/10_cli.ipynb #af3313fb
 def _enhance_options(p):
     p.add_argument("--epochs", type=int, default=3, help="times through the training images (default 3)")
     p.add_argument("--lr", type=float, default=.02, help="largest learning rate of the cosine schedule (default 0.02)")
@@ -326,8 +334,11 @@ def _enhance_options(p):
     p.add_argument("--protocol", default="extra", help="what guides reva: extra (the four extra corruptions) or paper (the 15 it is tested on) (default extra)")
     p.add_argument("--guide-eps", type=float, metavar="E", help="radius of the attack that is trained against, in grey levels (default 2; digits 8)")
 
+def _precision_option(p):
+    p.add_argument("--precision", default="fp32", metavar="P", help="of scoring and training: fp32 or bf16 (default fp32)")
+
 def _compute_options(p):
-    p.add_argument("--batch-size", type=int, default=256, metavar="B", help="images a forward pass (default 256); changes results by rounding alone")
+    p.add_argument("--batch-size", type=int, metavar="B", help="images a forward pass (default 512 to score, else 256); changes results by rounding alone")
     p.add_argument("--workers", type=int, default=0, metavar="W", help="processes that decode images (default 0)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
 
@@ -344,12 +355,12 @@ def _loop(a, new=False):
     setup = {k: getattr(a, k) for k in ("data", "model", "size", "limit", "test_limit", "seed")}
     return Loop(a.out, setup, batch_size=a.batch_size, workers=a.workers, device=a.device)
 
-# %% ../nbs/10_cli.ipynb #76523d54
+# %% ../nbs/10_cli.ipynb #e7005401
 def _rule(a): return float(a.rule) if a.rule.replace(".", "", 1).isdigit() else a.rule
 def _score(a, loop): loop.score(eps=a.eps, n_neighbors=a.n_neighbors, noise=a.noise, precision=a.precision)
 def _weak(a, loop): loop.weak(a.k, a.per_class)
 def _validate(a, loop): loop.validate(a.families, a.severities, a.attacks, a.attack_eps, _rule(a))
-def _enhance(a, loop, strategy=None): loop.enhance(strategy or a.strategy, a.epochs, a.lr, a.bs, a.protocol, a.guide_eps)
+def _enhance(a, loop, strategy=None): loop.enhance(strategy or a.strategy, a.epochs, a.lr, a.bs, a.protocol, a.guide_eps, a.precision)
 def _evaluate(a, loop): loop.evaluate(a.severities, a.attacks, a.attack_eps)
 def _report(a, loop): loop.say(f"report: {loop.report()}")
 
@@ -365,9 +376,14 @@ def _all(a, loop):
     page = loop.report(); summary = Evaluation(read_table(loop.run/"evaluation.csv")).summary()
     loop.say(f"\nErrors in percent on {len(loop.data[1])} test images:\n{summary.round(1).T.to_string()}\n\n{page}")
 
-# %% ../nbs/10_cli.ipynb #aafbd765
+# %% ../nbs/10_cli.ipynb #23430b86
+class _Parser(argparse.ArgumentParser):
+    "Says in one line what is wrong"
+    def error(self, message): self.exit(2, f"wrnb: {message}; {self.prog} --help tells more\n")
+
+# %% ../nbs/10_cli.ipynb #13f8b39b
 def _parser():
-    parser = argparse.ArgumentParser(prog="wrnb", description="Find the training images a classifier is about to get wrong, measure what it is weak to, and make it stronger exactly there (REVa, arXiv 2509.19197).",
+    parser = _Parser(prog="wrnb", description="Find the training images a classifier is about to get wrong, measure what it is weak to, and make it stronger exactly there (REVa, arXiv 2509.19197).",
                                      epilog="Radii of attacks are in grey levels (eps x 255), every other eps in [0,1] pixel units. Exit code 2: bad input, one line says which.")
     sub = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     def add(name, text, example, stage, groups, new=False):
@@ -376,31 +392,32 @@ def _parser():
         for g in (*groups, _compute_options): g(p)
         p.set_defaults(stage=stage, new=new)
         return p
-    p = add("run", "the whole loop: score, weak, validate, enhance, evaluate, report", "wrnb run digits --out runs/digits", _all, (_run_options, _score_options, _weak_options, _severity_options, _validate_options, _enhance_options), True)
+    p = add("run", "the whole loop: score, weak, validate, enhance, evaluate, report", "wrnb run digits --out runs/digits", _all, (_run_options, _score_options, _weak_options, _severity_options, _validate_options, _enhance_options, _precision_option), True)
     p.add_argument("--strategies", nargs="+", default=["standard", "augmix", "reva"], metavar="S", help="some of standard augmix adversarial reva (default: standard augmix reva)")
     p.add_argument("--base-epochs", type=int, metavar="N", help="epochs to train a base classifier that has no checkpoint (default 30; digits 15)")
     p.add_argument("--base-lr", type=float, metavar="LR", help="its largest learning rate (default 0.1; digits 0.2)")
-    add("score", "score every training image by its random neighbours", "wrnb score cifar10 --model resnet20@resnet20.th --out runs/c10 --eps 0.05", _score, (_run_options, _score_options), True)
+    add("score", "score every training image by its random neighbours", "wrnb score cifar10 --model resnet20@resnet20.th --out runs/c10 --eps 0.05", _score, (_run_options, _score_options, _precision_option), True)
     add("weak", "pick the weak robust samples", "wrnb weak runs/c10 -k 500", _weak, (_weak_options,))
     add("validate", "measure the errors under every perturbation on weak, random and test images", "wrnb validate runs/c10 --severities 1 3 5", _validate, (_severity_options, _validate_options))
-    p = add("enhance", "fine-tune by one strategy", "wrnb enhance runs/c10 --strategy reva --epochs 3", _enhance, (_enhance_options,))
+    p = add("enhance", "fine-tune by one strategy", "wrnb enhance runs/c10 --strategy reva --epochs 3", _enhance, (_enhance_options, _precision_option))
     p.add_argument("--strategy", required=True, metavar="S", help="standard, augmix, adversarial or reva")
     add("evaluate", "measure every model of the run on the test images", "wrnb evaluate runs/c10 --attack-eps 1 2", _evaluate, (_severity_options,))
     add("report", "write RUN/report.html and its figures", "wrnb report runs/c10", _report, ())
     return parser
 
-# %% ../nbs/10_cli.ipynb #1af7746e
+# %% ../nbs/10_cli.ipynb #118513f6
 def main(
     argv:list=None, # the words after `wrnb`; None takes the process's
 )->int: # exit code: 0, 2 for bad input, 130 when interrupted
     "The command `wrnb`"
     a = _parser().parse_args(argv)
+    warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # fastai, on import
     from wrnb.core import WrnbError
     try: a.stage(a, _loop(a, a.new))
     except WrnbError as e: print(f"wrnb: {e}", file=sys.stderr); return 2
     except KeyboardInterrupt: print("wrnb: interrupted; what was done stays, the same command goes on from there", file=sys.stderr); return 130
     return 0
 
-# %% ../nbs/10_cli.ipynb #ecde628a
+# %% ../nbs/10_cli.ipynb #ce1b9e35
 #| eval: false
 if __name__ == "__main__": sys.exit(main())

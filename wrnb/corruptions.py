@@ -317,7 +317,7 @@ def _frost(x, c, keys):
         pieces.append(p[:, top:top+h, left:left+w])
     return keep*x + weight*torch.stack(pieces)
 
-# %% ../nbs/05_corruptions.ipynb #1441920d
+# %% ../nbs/05_corruptions.ipynb #2235ccb8
 def _plasma(keys, side, decay):
     "Plasma fractals [N, side, side] in [0,1]; `decay` divides the random step at each halving"
     u, m = uniform(keys, (side, side), -1, 1), torch.zeros(*keys.shape, side, side, device=keys.device)
@@ -335,7 +335,7 @@ def _plasma(keys, side, decay):
     m -= m.amin((1, 2), keepdim=True)
     return m/m.amax((1, 2), keepdim=True)
 
-# %% ../nbs/05_corruptions.ipynb #3fe16dc8
+# %% ../nbs/05_corruptions.ipynb #a057218e
 @_corruption
 def _fog(x, c, keys):
     weight, decay = c
@@ -343,14 +343,14 @@ def _fog(x, c, keys):
     side, top = 2**(max(h, w)-1).bit_length(), x.amax((1, 2, 3), keepdim=True)
     return (x + weight*_plasma(keys, side, decay)[:, None, :h, :w])*top/(top + weight)
 
-# %% ../nbs/05_corruptions.ipynb #84d0bd72
+# %% ../nbs/05_corruptions.ipynb #e16249b8
 @_corruption
 def _brightness(x, c, keys):
     value = x.amax(1, keepdim=True)
     new = (value + c).clamp_(max=1)
     return torch.where(value > 0, x*(new/value.clamp(min=1/255)), new)
 
-# %% ../nbs/05_corruptions.ipynb #496657ee
+# %% ../nbs/05_corruptions.ipynb #1a957b6e
 def _canny(x, low=50, high=150):
     "Canny's edges (1986) of grey levels [N, 1, h, w], as OpenCV defines them: L1 norm, 3 x 3 Sobel"
     s, d = torch.tensor([1., 2, 1]), torch.tensor([-1., 0, 1])
@@ -367,7 +367,7 @@ def _canny(x, low=50, high=150):
     while known is None or (edge != known).any(): edge, known = F.max_pool2d(edge, 3, 1, 1)*thin, edge
     return edge > 0
 
-# %% ../nbs/05_corruptions.ipynb #254ab270
+# %% ../nbs/05_corruptions.ipynb #86fcef1d
 def _distance(edge, most=20):
     "Distance to the next edge, in pixels, at most `most`"
     h, w = edge.shape[2:]
@@ -379,7 +379,7 @@ def _distance(edge, most=20):
     for i in range(2*most + 1): torch.minimum(d, p[..., i:i+w] + (i-most)**2, out=d)
     return d.sqrt_()
 
-# %% ../nbs/05_corruptions.ipynb #623cdd5e
+# %% ../nbs/05_corruptions.ipynb #79bc074f
 def _equalize(x):
     "Equalise the histogram of each image of grey levels [N, 1, h, w]"
     level = x.flatten(1).long()
@@ -388,7 +388,7 @@ def _equalize(x):
     new = ((hist.cumsum(1) - first)*255/(level.shape[1] - first).clamp(min=1)).round_()
     return torch.where(level.shape[1] == first, level, new.gather(1, level)).view_as(x).to(x)
 
-# %% ../nbs/05_corruptions.ipynb #8a6b867c
+# %% ../nbs/05_corruptions.ipynb #b2b6a2c3
 def _water(x, drops, weight):
     drops = (drops*255).floor_()
     box = torch.full((3, 3), 1/9)
@@ -398,13 +398,13 @@ def _water(x, drops, weight):
     colour = torch.tensor([175, 238, 238], device=x.device).view(3, 1, 1)/255
     return x + weight*shine/shine.amax((1, 2, 3), keepdim=True).clamp(min=1)*colour
 
-# %% ../nbs/05_corruptions.ipynb #e661dfce
+# %% ../nbs/05_corruptions.ipynb #610c5722
 def _mud(x, drops, sigma):
     cover = _gauss((drops > 0).to(x), sigma)
     cover = cover.where(cover >= .8, 0)
     return x*(1-cover) + cover*torch.tensor([63, 42, 20], device=x.device).view(3, 1, 1)/255
 
-# %% ../nbs/05_corruptions.ipynb #3c953a77
+# %% ../nbs/05_corruptions.ipynb #75ed1e0b
 @_corruption
 def _spatter(x, c, keys):
     mean, std, sigma, threshold, strength, mud = c
@@ -412,13 +412,13 @@ def _spatter(x, c, keys):
     drops = drops.where(drops >= threshold, 0)
     return (_mud if mud else _water)(x, drops, strength)
 
-# %% ../nbs/05_corruptions.ipynb #8d8cbe2b
+# %% ../nbs/05_corruptions.ipynb #55897205
 @_corruption
 def _contrast(x, c, keys):
     mean = x.mean((2, 3), keepdim=True, dtype=torch.float64).float()
     return (x-mean)*c + mean
 
-# %% ../nbs/05_corruptions.ipynb #329990d7
+# %% ../nbs/05_corruptions.ipynb #6b2f9eb9
 @_corruption
 def _saturate(x, c, keys):
     factor, offset = c
@@ -428,7 +428,7 @@ def _saturate(x, c, keys):
     red = torch.tensor([0., 1, 1], device=x.device).view(3, 1, 1)
     return value - torch.where(old > 0, (value-x)*(new/old.clamp(min=1e-9)), value*new*red)
 
-# %% ../nbs/05_corruptions.ipynb #6c3fbd9f
+# %% ../nbs/05_corruptions.ipynb #133e139b
 @lru_cache(maxsize=64)
 def _boxes(size, small, device):
     "Cut `size` pixels into `small` boxes: first pixel and length of each, and which box to show at each pixel"
@@ -436,7 +436,7 @@ def _boxes(size, small, device):
     shown = ((torch.arange(size, dtype=torch.float64) + .5)*small/size).long()
     return edge[:-1].to(device), edge.diff().to(device), shown.to(device)
 
-# %% ../nbs/05_corruptions.ipynb #753d82fa
+# %% ../nbs/05_corruptions.ipynb #178aec7e
 @_corruption
 def _pixelate(x, c, keys):
     h, w = x.shape[2:]
@@ -448,7 +448,7 @@ def _pixelate(x, c, keys):
     small.div_(rows[:, None]*cols).add_(.5).floor_()
     return small.index_select(3, across).index_select(2, up)
 
-# %% ../nbs/05_corruptions.ipynb #3dc5cb85
+# %% ../nbs/05_corruptions.ipynb #201ed5e9
 def _jpeg_pillow(x, quality):
     "Encode and decode bytes [h, w, 3]"
     from io import BytesIO
@@ -456,14 +456,14 @@ def _jpeg_pillow(x, quality):
     Image.fromarray(x.numpy()).save(file := BytesIO(), "JPEG", quality=quality)
     return torch.from_numpy(np.array(Image.open(file)))
 
-# %% ../nbs/05_corruptions.ipynb #3d140c41
+# %% ../nbs/05_corruptions.ipynb #72f6694f
 def _jpeg(x, quality):
     "Encode and decode bytes [h, w, 3]"
     try: from torchvision.io import decode_jpeg, encode_jpeg
     except ImportError: return _jpeg_pillow(x, quality)
     return decode_jpeg(encode_jpeg(x.permute(2, 0, 1), quality)).permute(1, 2, 0)
 
-# %% ../nbs/05_corruptions.ipynb #06e39cfb
+# %% ../nbs/05_corruptions.ipynb #4cde5344
 @_corruption
 def _jpeg_compression(x, c, keys):
     out, pixels = torch.empty(x.shape), x.to("cpu", torch.uint8, memory_format=torch.channels_last).permute(0, 2, 3, 1)
@@ -472,7 +472,7 @@ def _jpeg_compression(x, c, keys):
         for o, v in zip(out, pixels): o.permute(1, 2, 0).copy_(_jpeg(v, c))
     return out.to(x.device)
 
-# %% ../nbs/05_corruptions.ipynb #274b0f82
+# %% ../nbs/05_corruptions.ipynb #30fcf382
 @lru_cache(maxsize=32)
 def _bell_matrix(size, sigma, device):
     "Gaussian blur of `size` pixels as a matrix; cut off at three standard deviations, borders mirrored about their edge"
@@ -482,7 +482,7 @@ def _bell_matrix(size, sigma, device):
     seen = torch.minimum(seen, 2*size-1-seen)
     return torch.zeros(size, size, dtype=torch.float64).scatter_add_(1, seen, k.expand(size, -1)).to(device)
 
-# %% ../nbs/05_corruptions.ipynb #e7266154
+# %% ../nbs/05_corruptions.ipynb #7b7c8d1c
 def _affine_grid(keys, h, w, strength):
     "Where each pixel comes from, [N, h, w, 2] as x, y in pixels, when three points move by up to `strength` pixels"
     mid, third = torch.tensor([w//2, h//2]).double(), min(h, w)//3
@@ -493,21 +493,21 @@ def _affine_grid(keys, h, w, strength):
     y, x = torch.meshgrid(*(torch.arange(s, device=keys.device).float() for s in (h, w)), indexing="ij")
     return x[..., None]*back[:, None, None, 0] + y[..., None]*back[:, None, None, 1] + back[:, None, None, 2]
 
-# %% ../nbs/05_corruptions.ipynb #f9b1eee2
+# %% ../nbs/05_corruptions.ipynb #8c7ae354
 def _sample(x, grid, corners):
     "Bilinear values of `x` at `grid` [N, h, w, 2] in pixels; borders mirrored about the last pixel (`corners`) or its edge"
     size = torch.tensor([x.shape[3], x.shape[2]], device=x.device)
     grid = grid*(2/(size-1)) - 1 if corners else (2*grid+1)/size - 1
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=corners)
 
-# %% ../nbs/05_corruptions.ipynb #f6e4f4ab
+# %% ../nbs/05_corruptions.ipynb #c2212fce
 def _field(keys, h, w, alpha, sigma):
     "Smooth random displacements [N, h, w, 2], in pixels"
     u = uniform(keys, (2, h, w), -1, 1).double()
     u = _bell_matrix(h, sigma, u.device) @ (u @ _bell_matrix(w, sigma, u.device).T)
     return (u*alpha).float().permute(0, 2, 3, 1)
 
-# %% ../nbs/05_corruptions.ipynb #fa15161c
+# %% ../nbs/05_corruptions.ipynb #2b1a48bb
 @_corruption
 def _elastic_transform(x, c, keys):
     alpha, sigma, strength = c
@@ -517,7 +517,7 @@ def _elastic_transform(x, c, keys):
     grid = torch.stack(torch.meshgrid(*(torch.arange(s, device=x.device) for s in (w, h)), indexing="xy"), -1)
     return _sample(x, grid + _field(fold_in(keys, "field"), h, w, alpha, sigma), False)
 
-# %% ../nbs/05_corruptions.ipynb #f81c1b60
+# %% ../nbs/05_corruptions.ipynb #8f8bb3e2
 def _check(x, name, severity, preset):
     "Raise `WrnbError` for bad input; returns the preset's name"
     if name not in CONSTANTS: raise WrnbError(f"no corruption is called {name}: choose from {', '.join(CONSTANTS)}")
@@ -530,11 +530,11 @@ def _check(x, name, severity, preset):
     if preset not in ("auto", fits): warnings.warn(f"preset {preset} does not fit images of {x.shape[2]} x {x.shape[3]} pixels, for which {fits} is meant", stacklevel=3)
     return fits if preset == "auto" else preset
 
-# %% ../nbs/05_corruptions.ipynb #219f6a83
+# %% ../nbs/05_corruptions.ipynb #0104c47e
 _STILL = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression", "gaussian_blur", "saturate"}  # nothing random
 _ON_BYTES = {"pixelate", "jpeg_compression"}  # grey levels in and out
 
-# %% ../nbs/05_corruptions.ipynb #a05ea156
+# %% ../nbs/05_corruptions.ipynb #9734516c
 def corrupt(
     x:torch.Tensor, # images, [N, 3, height, width], float in [0,1], at least 16 px a side; rounded to 8 bits first
     name:str, # one of the 15 of `CORRUPTIONS` or the 4 of `EXTRA`
@@ -557,7 +557,7 @@ def corrupt(
     parts = [one(b) for b in x.split(at_once)]
     return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-# %% ../nbs/05_corruptions.ipynb #c5607514
+# %% ../nbs/05_corruptions.ipynb #b135b6c7
 def plot_corruptions(
     x:torch.Tensor, # one image, [3, height, width], float in [0,1]
     names:list=None, # corruptions, a column each; None takes the 15
@@ -580,7 +580,7 @@ def plot_corruptions(
     for s in ax.spines.values(): s.set_visible(False)
     return ax
 
-# %% ../nbs/05_corruptions.ipynb #eff783a7
+# %% ../nbs/05_corruptions.ipynb #13e9fb2c
 @dataclass(frozen=True)
 class Corruption:
     "A corruption of one severity, called as `c(model, x, y, seed=0)`; it looks at `x` alone"
@@ -592,7 +592,7 @@ class Corruption:
     @property
     def family(self)->str: return FAMILY[self.name]
 
-# %% ../nbs/05_corruptions.ipynb #4eaed227
+# %% ../nbs/05_corruptions.ipynb #126e02fa
 def corruptions(
     families:list=None, # of noise, blur, weather, digital; None takes all
     severities:tuple=(1, 2, 3, 4, 5), # 1 to 5

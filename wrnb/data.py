@@ -75,13 +75,13 @@ def pixels(self:ImageSet,
     else: x = torch.from_numpy(np.stack([read_image(self.items[i], self.size) for i in idxs])).permute(0, 3, 1, 2)
     return x.float().div_(255)
 
-# %% ../nbs/01_data.ipynb #e43da4b1
+# %% ../nbs/01_data.ipynb #9f20c41a
 @patch
 def take(self:ImageSet,
     idxs:list, # which images, in this order
 )->ImageSet:
     "Some of the images, with their ids"
-    idxs = np.asarray(idxs, dtype=np.int64)
+    idxs = np.array(idxs, dtype=np.int64)
     items = self.items[torch.from_numpy(idxs)] if isinstance(self.items, torch.Tensor) else [self.items[i] for i in idxs]
     return ImageSet(items, self.labels[idxs], self.classes, [self.ids[i] for i in idxs], self.name, self.size)
 
@@ -128,7 +128,7 @@ def _folder_classes(folder):
     if not files: raise WrnbError(f"{folder} holds no images: it needs a sub-folder of images for each class")
     return files, sorted({f.parent.name for f in files})
 
-# %% ../nbs/01_data.ipynb #a4394481
+# %% ../nbs/01_data.ipynb #cab4f34b
 def folder_set(
     path:Path, # the data set's folder
     split:str, # its sub-folder: "train", "test", "val"
@@ -140,6 +140,7 @@ def folder_set(
     number = {c: i for i, c in enumerate(classes or found)}
     other = [f for f in files if f.parent.name not in number]
     if other: raise WrnbError(f"{other[0]} belongs to class {other[0].parent.name}, which {path}/train does not have: rename or remove it")
+    if size is not None: check_range("size", size, 1)
     size = size or min(224, *read_image(files[0]).shape[:2])
     ds = ImageSet(files, [number[f.parent.name] for f in files], list(number), [f.relative_to(path).as_posix() for f in files], path.name, size)
     return in_memory(ds) if len(ds)*3*size*size <= _IN_MEMORY else ds
@@ -206,7 +207,13 @@ def data_hash(
     if isinstance(ds.items, torch.Tensor): h.update(ds.items.contiguous().numpy())
     return h.hexdigest()
 
-# %% ../nbs/01_data.ipynb #04d414b2
+# %% ../nbs/01_data.ipynb #fed7bdaa
+def _item_ids(items, split):
+    "Lasting names of a Learner's items: their paths, the first column without repeats of a table, or else their places"
+    if hasattr(items, "columns"): items = next((items[c] for c in items if items[c].is_unique), items.index)
+    return [str(i) if isinstance(i, (str, Path)) else f"{split}/{n}" for n, i in enumerate(items)]
+
+# %% ../nbs/01_data.ipynb #92c9e78f
 class LearnerSet(Dataset):
     "The images of a fastai `Learner` as pixels in [0,1], through its validation transforms without `Normalize`"
     def __init__(self,
@@ -215,8 +222,7 @@ class LearnerSet(Dataset):
     ):
         self.ds = getattr(learn.dls, f"{split}_ds"); self.dl = learn.dls.valid
         self.classes = [str(c) for c in learn.dls.vocab] if hasattr(learn.dls, "vocab") else None
-        items = getattr(self.ds, "items", range(len(self.ds)))
-        self.ids = [str(i) if isinstance(i, (str, Path)) else f"{split}/{n}" for n, i in enumerate(items)]
+        self.ids = _item_ids(getattr(self.ds, "items", range(len(self.ds))), split)
         self.after_batch = [t for t in self.dl.after_batch.fs if type(t).__name__ != "Normalize"] if hasattr(self.dl, "after_batch") else []
 
     def __len__(self): return len(self.ds)
@@ -226,7 +232,7 @@ class LearnerSet(Dataset):
         for t in self.after_batch: b = t(b, split_idx=1)
         return torch.Tensor(b[0][0].as_subclass(torch.Tensor)).float(), int(y)
 
-# %% ../nbs/01_data.ipynb #4451fdc7
+# %% ../nbs/01_data.ipynb #b3b6945c
 def images_of(
     model, # a fastai Learner, or anything else
     ds:Dataset=None, # images given by the user
@@ -238,14 +244,14 @@ def images_of(
     own = getattr(model.dls, f"{split}_ds")
     return own if isinstance(own, ImageSet) else LearnerSet(model, split)
 
-# %% ../nbs/01_data.ipynb #1f27f2e9
+# %% ../nbs/01_data.ipynb #1f7fd2b5
 class PixelLoader(FastaiLoader):
     "fastai's `DataLoader` that reads whole batches of pixels"
     def create_batches(self, samps):
         lists = chunked(list(samps), self.bs, drop_last=self.drop_last)
         return batches(self.dataset, list(lists))
 
-# %% ../nbs/01_data.ipynb #93e27ac4
+# %% ../nbs/01_data.ipynb #7955d24d
 def pixel_loaders(
     train:Dataset, # training images
     valid:Dataset, # images to watch the training with

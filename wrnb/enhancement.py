@@ -183,7 +183,7 @@ STRATEGIES = dict(
     adversarial=lambda kinds, chances, eps: [Perturbed([ATTACKS["pgd"](eps, steps=3, alpha=eps/2)], [1.], 1., groups=1)],  # Goodfellow et al. 2015, Madry et al. 2018
     reva=lambda kinds, chances, eps: [Consistency(6.), Perturbed(kinds, chances, .5)])  # arXiv 2509.19197
 
-# %% ../nbs/08_enhancement.ipynb #453b5332
+# %% ../nbs/08_enhancement.ipynb #766ab359
 def enhance(
     model, # a fastai Learner, or an nn.Module from [0,1] pixels to logits; stays as it is
     found:Validation=None, # what validation found; only `reva` needs it
@@ -200,20 +200,21 @@ def enhance(
     out:str=None, # a run folder to save to and resume from; None keeps nothing
     device:str="auto", # "auto", "cpu", "cuda", ...
     workers:int=0, # processes that decode images
+    precision:str="fp32", # "fp32" or "bf16"
 )->Learner: # the fine-tuned model in a Learner on [0,1] pixels
     "Fine-tune a copy of the model by one of four strategies; `reva` is guided by the measured weaknesses (arXiv 2509.19197 section III)"
-    check_range("epochs", epochs, 1)
+    check_range("epochs", epochs, 1); check_range("lr", lr, 0, above=True); check_range("bs", bs, 1); check_range("eps", eps, 0, 1, above=True)
     if strategy not in STRATEGIES: raise WrnbError(f"strategy={strategy!r} is not known: give one of {', '.join(STRATEGIES)}")
     if strategy == "reva" and found is None: raise WrnbError("strategy reva needs what validation found: call validate first and pass its result")
     ds, test, device = images_of(model, ds), images_of(model, test, "valid"), pick_device(device)
     kinds, chances = guidance(found, protocol, eps) if strategy == "reva" else ((), ())
     net, run, stage = copy.deepcopy(as_model(model)).to(device), Run(out) if out else None, f"enhance {strategy}"
-    options = dict(epochs=epochs, lr=lr, bs=bs, protocol=protocol, eps=eps, seed=seed, n=len(ds), data=data_hash(ds), model=weights_hash(net),
+    options = dict(epochs=epochs, lr=lr, bs=bs, protocol=protocol, eps=eps, seed=seed, precision=precision, n=len(ds), data=data_hash(ds), model=weights_hash(net),
                    transforms=[t.__name__ for t in transforms], guided_by={str(k): round(c, 6) for k, c in zip(kinds, chances)})
     if run and not run.claim(stage, options, device): load_weights(net, run/strategy/"model.safetensors"); epochs = 0
     terms = TermsCallback(STRATEGIES[strategy](kinds, chances, eps), transforms)
-    learn = train(net, ds, test, epochs, lr, bs, seed, [terms], run and run/strategy, device, workers)
+    learn = train(net, ds, test, epochs, lr, bs, seed, [terms], run and run/strategy, device, workers, precision)
     if run and epochs:
-        write_table(pd.DataFrame(learn.log), run/strategy/"log.csv"); save_weights(learn.model, run/strategy/"model.safetensors")
+        write_table(pd.DataFrame(learn.epoch_log), run/strategy/"log.csv"); save_weights(learn.model, run/strategy/"model.safetensors")
         run.finish(stage); (run/strategy/"checkpoint.pt").unlink()
     return learn

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RULES', 'Clean', 'wrong_under', 'measured', 'three_subsets', 'all_perturbations', 'Validation', 'validate', 'fitted']
 
-# %% ../nbs/07_validation.ipynb #1697e71b
+# %% ../nbs/07_validation.ipynb #becc8be2
 import json
 from dataclasses import dataclass, field
 from functools import partial
@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from torch.utils.data import Dataset
 
 from .attacks import attacks
-from .core import COLUMNS, Run, WrnbError, in_parts, pick_device, read_table, wilson, write_atomic, write_table
+from .core import COLUMNS, Run, WrnbError, check_range, in_parts, pick_device, read_table, wilson, write_atomic, write_table
 from .corruptions import corruptions
 from .data import batches, data_hash, images_of, subset
 from .models import as_model, weights_hash
@@ -119,7 +119,7 @@ class Validation:
         t = self.table[(self.table.subset == subset) & (self.table.family != "clean")]
         return t.groupby(["perturbation", "family"], as_index=False, sort=False).error.mean().sort_values("error", ascending=False, kind="stable", ignore_index=True)
 
-# %% ../nbs/07_validation.ipynb #4bed1d60
+# %% ../nbs/07_validation.ipynb #7bd431b8
 @patch
 def split(self:Validation,
     names:list=None, # only these types; None takes all that were measured
@@ -129,6 +129,7 @@ def split(self:Validation,
     if names is not None: t = t[t.perturbation.isin(list(names))]
     if not len(t): raise WrnbError("none of these types was measured: validate with the families that are asked for")
     if isinstance(self.rule, str) and self.rule not in RULES: raise WrnbError(f"rule={self.rule!r} is not known: give {', '.join(RULES)} or a threshold")
+    if not isinstance(self.rule, str): check_range("rule", self.rule, 0, 1)
     threshold = RULES[self.rule](t) if isinstance(self.rule, str) else self.rule
     rows = t.round(6).to_dict("records")
     return dict(rule=self.rule, threshold=round(float(threshold), 6), weaknesses=[r for r in rows if r["error"] > threshold], strengths=[r for r in rows if r["error"] <= threshold][::-1])
@@ -203,7 +204,7 @@ def fitted(
     x, y = next(iter(batches(ds, [list(range(min(n, len(ds))))])))
     return p.fit(model, x.to(device), y.to(device), seed=seed)
 
-# %% ../nbs/07_validation.ipynb #fb91852f
+# %% ../nbs/07_validation.ipynb #edfeecdc
 @patch
 def plot(self:Validation,
     subset:str="weak", # "weak", "random" or "test"
@@ -217,7 +218,7 @@ def plot(self:Validation,
     for ax, g, label in zip(axs[0], grids, ("severity", "eps x 255")):
         g = g.loc[[p for p in order if p in g.index]].rename(columns=lambda s: f"{s:g}")
         sns.heatmap(100*g, ax=ax, vmin=0, vmax=100, cmap="rocket_r", annot=True, fmt=".0f", annot_kws=dict(size=7), cbar=False)
-        ax.set(ylabel="", xlabel=label)
+        ax.set(ylabel="", xlabel=label); ax.tick_params(axis="y", rotation=0)
     fig.suptitle(f"error (%) on {t.n.max()} {subset} images", fontsize=11)
     return fig
 
