@@ -119,7 +119,12 @@ class Validation:
         t = self.table[(self.table.subset == subset) & (self.table.family != "clean")]
         return t.groupby(["perturbation", "family"], as_index=False, sort=False).error.mean().sort_values("error", ascending=False, kind="stable", ignore_index=True)
 
-# %% ../nbs/07_validation.ipynb #7bd431b8
+# %% ../nbs/07_validation.ipynb #e02ff6c8
+def _check_rule(rule):
+    if isinstance(rule, str) and rule not in RULES: raise WrnbError(f"rule={rule!r} is not known: give {', '.join(RULES)} or a threshold")
+    if not isinstance(rule, str): check_range("rule", rule, 0, 1)
+
+# %% ../nbs/07_validation.ipynb #19231ff2
 @patch
 def split(self:Validation,
     names:list=None, # only these types; None takes all that were measured
@@ -128,13 +133,12 @@ def split(self:Validation,
     t = self.types()
     if names is not None: t = t[t.perturbation.isin(list(names))]
     if not len(t): raise WrnbError("none of these types was measured: validate with the families that are asked for")
-    if isinstance(self.rule, str) and self.rule not in RULES: raise WrnbError(f"rule={self.rule!r} is not known: give {', '.join(RULES)} or a threshold")
-    if not isinstance(self.rule, str): check_range("rule", self.rule, 0, 1)
+    _check_rule(self.rule)
     threshold = RULES[self.rule](t) if isinstance(self.rule, str) else self.rule
     rows = t.round(6).to_dict("records")
     return dict(rule=self.rule, threshold=round(float(threshold), 6), weaknesses=[r for r in rows if r["error"] > threshold], strengths=[r for r in rows if r["error"] <= threshold][::-1])
 
-# %% ../nbs/07_validation.ipynb #d7736f43
+# %% ../nbs/07_validation.ipynb #33eb609b
 @patch(as_prop=True)
 def weaknesses(self:Validation): 
     "Names of the types the model is weak to, weakest first"
@@ -145,7 +149,7 @@ def strengths(self:Validation):
     "Names of the types the model withstands, strongest first"
     return [r["perturbation"] for r in self.split()["strengths"]]
 
-# %% ../nbs/07_validation.ipynb #25339879
+# %% ../nbs/07_validation.ipynb #9c0c07f4
 def validate(
     model, # a fastai Learner, or an nn.Module from [0,1] pixels to logits
     weak:np.ndarray, # indices of weak samples among the training images, from `Scores.weakest`
@@ -161,6 +165,7 @@ def validate(
     device:str="auto", # "auto", "cpu", "cuda", ...
 )->Validation:
     "Error under each perturbation on weak samples, random training images and test images, and what the model is weak to (arXiv 2509.19197 section III)"
+    _check_rule(rule)
     device, ds, test = pick_device(device), images_of(model, ds), images_of(model, test, "valid")
     kinds, run = perturbations or all_perturbations(), Run(out) if out else None
     net = as_model(model).to(device, memory_format=torch.channels_last)
@@ -175,12 +180,12 @@ def validate(
         if not run.done("validate"): run.finish("validate")
     return found
 
-# %% ../nbs/07_validation.ipynb #df3939bb
+# %% ../nbs/07_validation.ipynb #feb44d4d
 def _digest(values):
     from hashlib import blake2b
     return blake2b(" ".join(map(str, values)).encode(), digest_size=8).hexdigest()
 
-# %% ../nbs/07_validation.ipynb #375a4ee5
+# %% ../nbs/07_validation.ipynb #8cb40ba0
 def _validate_all(net, subsets, kinds, name, seed, folder, batch_size, workers, device):
     "All rows of validation.csv, in order, each part saved in `folder`"
     parts = {f"{s}-{p.name}-{p.severity:g}": (s, p) for s in subsets for p in kinds}
@@ -190,7 +195,7 @@ def _validate_all(net, subsets, kinds, name, seed, folder, batch_size, workers, 
         return pd.DataFrame([measured(ask(fitted(p, net, subsets[s], seed, device), ds=subsets[s])[name], s, name, p)])
     return in_parts(folder, list(parts), compute, "validating")
 
-# %% ../nbs/07_validation.ipynb #b99c90fa
+# %% ../nbs/07_validation.ipynb #59beedd2
 def fitted(
     p, # a perturbation
     model:torch.nn.Module, # the model to attack
@@ -204,7 +209,7 @@ def fitted(
     x, y = next(iter(batches(ds, [list(range(min(n, len(ds))))])))
     return p.fit(model, x.to(device), y.to(device), seed=seed)
 
-# %% ../nbs/07_validation.ipynb #edfeecdc
+# %% ../nbs/07_validation.ipynb #b15d5aa3
 @patch
 def plot(self:Validation,
     subset:str="weak", # "weak", "random" or "test"
@@ -222,7 +227,7 @@ def plot(self:Validation,
     fig.suptitle(f"error (%) on {t.n.max()} {subset} images", fontsize=11)
     return fig
 
-# %% ../nbs/07_validation.ipynb #79da1c61
+# %% ../nbs/07_validation.ipynb #de0ba574
 @patch
 def plot_subsets(self:Validation):
     "Bars: each type's mean error on weak, random and test images, with the threshold of the rule. Returns the figure"
