@@ -160,15 +160,13 @@ def validate(self:Loop,
     if not done: self.say(f"validate: weak to {', '.join(found.weaknesses)} -> {self.run/'validation.csv'}")
     return found
 
-# %% ../nbs/10_cli.ipynb #cc89a93e
+# %% ../nbs/10_cli.ipynb #a20d13a8
 @patch
 def found(self:Loop):
     "What validation left in the run folder"
-    import json
-    from wrnb.core import WrnbError, read_table
+    from wrnb.core import read_json, read_table
     from wrnb.validation import Validation
-    table = read_table(self.run/"validation.csv")
-    return Validation(table, json.loads((self.run/"weaknesses.json").read_text())["rule"], self.base, *self.data)
+    return Validation(read_table(self.run/"validation.csv"), read_json(self.run/"weaknesses.json")["rule"], self.base, *self.data)
 
 # %% ../nbs/10_cli.ipynb #4ebfa026
 @patch
@@ -219,24 +217,26 @@ def evaluate(self:Loop,
     if not done: self.say(f"evaluate: {len(models)} models on {len(self.data[1])} test images -> {self.run/'evaluation.csv'}")
     return found
 
-# %% ../nbs/10_cli.ipynb #796094ce
+# %% ../nbs/10_cli.ipynb #736c85b3
 _STYLE = """
 body{font:16px/1.55 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
-h1{font-size:1.7rem}h2{font-size:1.25rem;margin-top:2.2rem}img{max-width:100%;height:auto;background:#fff}
+h1{font-size:1.7rem}h2{font-size:1.25rem;margin-top:2.2rem}img{width:100%;min-width:36rem;max-width:60rem;height:auto}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.86rem}th,td{padding:.3rem .65rem;text-align:right;border-bottom:1px solid #ddd}
 th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:#fff}code{background:#f3f3f3;padding:.1rem .25rem}
 """
 
-# %% ../nbs/10_cli.ipynb #1072c0a4
+# %% ../nbs/10_cli.ipynb #c2ecf182
 def _figure(run, name, fig, alt):
     "Save a figure to figures/NAME.png and return it as HTML that carries the picture"
     from matplotlib.pyplot import close
     from wrnb.core import write_atomic
     path = write_atomic(run/"figures"/f"{name}.png", lambda p: fig.savefig(p, dpi=160)); close(fig)
-    return f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}">'
+    return f'<div class="wide"><img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"></div>'
 
-# %% ../nbs/10_cli.ipynb #0d65624c
-def _table(df, digits=1): return f'<div class="wide">{df.round(digits).to_html(border=0, escape=True, na_rep="")}</div>'
+# %% ../nbs/10_cli.ipynb #c184a10e
+def _table(df, digits=1, **options):
+    text = df.rename_axis(None).rename_axis(None, axis=1).round(digits).to_html(border=0, escape=True, na_rep="", **options)
+    return f'<div class="wide">{text}</div>'
 
 # %% ../nbs/10_cli.ipynb #c3a294e1
 def _what_was_run(loop):
@@ -248,15 +248,15 @@ def _what_was_run(loop):
             "neighbours": f"{score.get('n_neighbors')} an image, {score.get('noise')} noise, eps {score.get('eps')}",
             "device": first["device"], "commit": first["commit"], "versions": ", ".join(f"{k} {v}" for k, v in first["versions"].items())}
 
-# %% ../nbs/10_cli.ipynb #0132bc5e
+# %% ../nbs/10_cli.ipynb #68be95eb
 def _sections(loop):
     "The report, section by section: (title, HTML)"
     import pandas as pd
     from wrnb.benchmark import Evaluation
     from wrnb.core import read_table
     run, scores, found, after = loop.run, loop.scores(), loop.found(), Evaluation(read_table(loop.run/"evaluation.csv"))
-    yield "What was run", _table(pd.DataFrame(_what_was_run(loop).items(), columns=["", "value"]).set_index(""))
-    yield "Before against after", (f"<p>Errors in percent on {after.table.n.max()} test images; all strategies had the same images, epochs and steps.</p>" + _table(after.summary())
+    yield "What was run", _table(pd.Series(_what_was_run(loop)).to_frame(), header=False)
+    yield "Before against after", (f"<p>Errors in percent on {after.table.n.max()} test images; all strategies had the same images, epochs and steps.</p>" + _table(after.summary().T.rename(index=lambda i: i.replace("_", " ")))
         + _figure(run, "evaluation", after.plot(), "Errors of every model, clean, under each family of corruptions and under attack") + "<p>Each corruption, mean over severities:</p>" + _table(after.by_corruption()))
     yield "Weakest images", ("<p>Training images that are right when clean, with the highest scores (0 to 1, higher = weaker).</p>" + _figure(run, "weakest", scores.plot_weakest(24), "The 24 weakest training images with label and score")
         + _figure(run, "scores", scores.plot_hist(), "Histogram of the scores") + _figure(run, "classes", scores.plot_classes(loop.weak_idxs()), "Share of each class among the weak samples and among all"))
@@ -289,9 +289,9 @@ def report(self:Loop)->Path:
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>{body}</html>\n'
     return write_atomic(self.run/"report.html", lambda p: p.write_text(page, encoding="utf-8"))
 
-# %% ../nbs/10_cli.ipynb #185a3833
+# %% ../nbs/10_cli.ipynb #94b60a74
 DEFAULTS = dict(
-    digits=dict(model="digits_net", eps=.3, attack_eps=[4, 8, 16, 32], guide_eps=8., base_epochs=15, base_lr=.2, bs=64),
+    digits=dict(model="digits_net", eps=.3, attack_eps=[2, 4, 8, 16], guide_eps=8., base_epochs=15, base_lr=.2, bs=64),
     other=dict(model=None, eps=.1, attack_eps=[1, 2, 4, 8], guide_eps=2., base_epochs=30, base_lr=.1, bs=128))
 
 # %% ../nbs/10_cli.ipynb #d149fae2
@@ -314,13 +314,13 @@ def _weak_options(p):
     p.add_argument("-k", type=int, help="how many weak samples (default: a tenth of the scored images, at most 1000)")
     p.add_argument("--per-class", action="store_true", help="k of each class")
 
-# %% ../nbs/10_cli.ipynb #81ff15f6
+# %% ../nbs/10_cli.ipynb #cb338917
 _ATTACKS = ["fgsm", "bim", "pgd", "r_fgsm", "mi_fgsm", "uap"]
 
 def _severity_options(p):
     p.add_argument("--severities", type=int, nargs="+", default=[1, 2, 3, 4, 5], metavar="S", help="of the corruptions, 1 to 5 (default: all)")
     p.add_argument("--attacks", nargs="*", default=_ATTACKS, metavar="A", help=f"default: {' '.join(_ATTACKS)}")
-    p.add_argument("--attack-eps", type=float, nargs="+", metavar="E", help="L-inf radii of the attacks in grey levels, eps x 255 (default 1 2 4 8; digits 4 8 16 32)")
+    p.add_argument("--attack-eps", type=float, nargs="+", metavar="E", help="L-inf radii of the attacks in grey levels, eps x 255 (default 1 2 4 8; digits 2 4 8 16)")
 
 def _validate_options(p):
     p.add_argument("--families", nargs="+", metavar="F", help="some of noise blur weather digital attack (default: all)")

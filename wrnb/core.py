@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'WrnbError', 'check_range', 'check_pixels', 'fold_in', 'image_keys', 'uniform', 'normal', 'wilson',
            'shows_progress', 'progress', 'pick_device', 'provenance', 'write_atomic', 'write_table', 'read_table',
-           'in_parts', 'Run']
+           'in_parts', 'read_json', 'Run']
 
 # %% ../nbs/00_core.ipynb #a01819a5
 import hashlib, json, os, platform, shutil, subprocess, sys
@@ -233,7 +233,15 @@ def in_parts(
         tables.append(df)
     return pd.concat(tables, ignore_index=True)
 
-# %% ../nbs/00_core.ipynb #2ccf578b
+# %% ../nbs/00_core.ipynb #18196225
+def read_json(
+    path:Path, # a JSON file that a command left
+)->dict:
+    "Read a JSON object; raises `WrnbError` where it is missing or damaged"
+    try: return json.loads(Path(path).read_text())
+    except (ValueError, OSError) as e: raise WrnbError(f"{path} is missing or damaged: run the command that makes it again, or choose another --out") from e
+
+# %% ../nbs/00_core.ipynb #1a8550f3
 class Run:
     "A run folder: `config.json`, tables, figures, and the finished parts of unfinished stages"
     def __init__(self, path:Path): self.path = Path(path)
@@ -244,9 +252,7 @@ class Run:
     def config(self)->dict:
         "What `config.json` holds; empty before the first stage"
         path = self/"config.json"
-        if not path.is_file(): return {}
-        try: return json.loads(path.read_text())
-        except (ValueError, OSError) as e: raise WrnbError(f"{path} is damaged: choose another --out or delete the folder") from e
+        return read_json(path) if path.is_file() else {}
 
     def write_config(self, config:dict):
         "Replace `config.json`"
@@ -258,10 +264,10 @@ class Run:
         "Where the finished parts of an unfinished stage are kept"
         return self/"parts"/stage
 
-# %% ../nbs/00_core.ipynb #62decf2c
+# %% ../nbs/00_core.ipynb #27a4f412
 def _now(): return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
-# %% ../nbs/00_core.ipynb #d541c70a
+# %% ../nbs/00_core.ipynb #c793fbef
 @patch
 def claim(self:Run,
     stage:str, # "score", "weak", ...
@@ -279,7 +285,7 @@ def claim(self:Run,
     self.write_config(config)
     return True
 
-# %% ../nbs/00_core.ipynb #34ccc363
+# %% ../nbs/00_core.ipynb #ac0da962
 @patch
 def finish(self:Run,
     stage:str, # the stage whose result now stands in the folder
@@ -289,7 +295,7 @@ def finish(self:Run,
     self.write_config(config)
     shutil.rmtree(self.parts(stage), ignore_errors=True)
 
-# %% ../nbs/00_core.ipynb #0081be57
+# %% ../nbs/00_core.ipynb #14a95252
 @patch
 def drop(self:Run,
     stage:str, # a stage that may have to be done again
