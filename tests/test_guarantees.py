@@ -30,18 +30,18 @@ from wrnb.scoring import neighbor_keys, neighbors, score_robustness
 from wrnb.validation import Clean, Validation, all_perturbations, validate
 
 FIFTEEN = sum(CORRUPTIONS.values(), [])
-KINDS = [Clean(), *corruptions(severities=(2, 5), extra=True), *attacks(("pgd",), (16/255,))]
+KINDS = [Clean(), *corruptions(severities=(2, 5), extra=True), *attacks(("pgd",), (8/255,))]
 
 
 @pytest.fixture(scope="module")
 def case():
     "A linear classifier of the digits, fitted by least squares, their images, and their scores"
     train, test = load_data("digits", limit=400, test_limit=100)
-    net = nn.Sequential(nn.AdaptiveAvgPool2d(8), nn.Flatten(), nn.Linear(192, 10))
+    net = nn.Sequential(nn.AdaptiveAvgPool2d(16), nn.Flatten(), nn.Linear(768, 10))
     a = nn.functional.pad(net[:2](train.pixels(range(400))), (0, 1), value=1.)
-    w = torch.linalg.solve(a.T@a + torch.eye(193), a.T@torch.eye(10)[train.labels])*10
+    w = torch.linalg.solve(a.T@a + .01*torch.eye(769), a.T@torch.eye(10)[train.labels])*10
     net[2].weight.data, net[2].bias.data = w[:-1].T.contiguous(), w[-1].contiguous()
-    return SimpleNamespace(net=net, train=train, test=test, scores=score_robustness(net, train, eps=.3, n_neighbors=5, device="cpu"))
+    return SimpleNamespace(net=net, train=train, test=test, scores=score_robustness(net, train, eps=.3, n_neighbors=10, device="cpu"))
 
 
 def test_mistake_1_the_selection_is_what_is_validated_and_trained_against(case):
@@ -52,7 +52,7 @@ def test_mistake_1_the_selection_is_what_is_validated_and_trained_against(case):
         t = v.table[v.table.subset == "weak"].set_index(["perturbation", "severity"])
         for p in KINDS: assert t.n_wrong[p.name, p.severity] == (case.net(p(case.net, x, y)).argmax(1) != y).sum()
     errors = [v.types().error.mean() for v in found]
-    assert errors[0] > errors[1] + .05  # the weak ones are weaker, under what they were not chosen by
+    assert errors[0] > errors[1] + .03  # the weak ones are weaker under what they were not chosen by, too
     guides = [dict(zip(map(str, k), c)) for k, c in (guidance(v, eps=8/255) for v in found)]
     assert guides[0] != guides[1]
     trained = [weights_hash(enhance(case.net, v, "reva", case.train, case.test, epochs=1, bs=64, eps=8/255, device="cpu").model) for v in found]
@@ -76,7 +76,7 @@ def test_mistake_6_rows_do_not_hang_on_the_order_of_the_perturbations(case):
 
 def test_mistake_7_a_row_belongs_to_the_image_it_names(case):
     order = np.random.default_rng(0).permutation(400)
-    t = score_robustness(case.net, subset(case.train, order), eps=.3, n_neighbors=5, device="cpu").table
+    t = score_robustness(case.net, subset(case.train, order), eps=.3, n_neighbors=10, device="cpu").table
     assert t["index"].tolist() == list(range(400)) and t.id.tolist() == [case.train.ids[i] for i in order] != case.scores.table.id.tolist()
     both = t.merge(case.scores.table, on="id", suffixes=("", "_first"))
     assert len(both) == 400

@@ -14,7 +14,7 @@ from PIL import Image
 
 import wrnb.data, wrnb.scoring
 from wrnb.cli import main
-from wrnb.core import Run
+from wrnb.core import Run, WrnbError
 from wrnb.models import load_model, save_weights
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -413,14 +413,24 @@ def test_full_disk(base, mounted, capsys, model):
     assert left["scores.parquet"] == (base/"scores.parquet").read_bytes()
 
 
-@pytest.mark.parametrize("stage, command, most", [
-    ("validate", ["validate", "{run}", *MEASURE], 3000), ("enhance reva", ["enhance", "{run}", "--strategy", "reva", "--epochs", "3"], 50_000)])
-def test_no_room_for_a_file(stage, command, most, copy, base, capsys):
-    "A limit on the size of a file acts as a full disk does, and needs no rights"
-    run = copy(stage, *(("validation.csv", "weaknesses.json") if stage == "validate" else ("reva/log.csv", "reva/model.safetensors")))
+@pytest.fixture
+def limit_file():
+    "Sets how large a file may become: it acts as a full disk does, and needs no rights"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    (run/"config.json").stat()
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
-    try: left = goes_on_where_there_is_room(capsys, [w.format(run=run) for w in command], run, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard)))
-    finally: resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert left == tables(base)
+    yield lambda size=None: resource.setrlimit(resource.RLIMIT_FSIZE, (soft if size is None else size, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize("stage, files, command, room", [
+    ("score", ["scores.parquet"], ["score", "digits", "--out", "{run}", *SETUP, "--n-neighbors", "10"], 1000),
+    ("enhance reva", ["reva/log.csv", "reva/model.safetensors"], ["enhance", "{run}", "--strategy", "reva", "--epochs", "3"], 20_000)])
+def test_no_room_for_a_file(stage, files, command, room, copy, base, limit_file, capsys):
+    run = copy(stage, *files)
+    limit_file((run/"config.json").stat().st_size + room)
+    assert goes_on_where_there_is_room(capsys, [w.format(run=run) for w in command], run, limit_file) == tables(base)
+
+
+def test_no_room_for_weights(limit_file, tmp_path):
+    net = load_model("digits_net", 10); limit_file(20_000)
+    with pytest.raises(WrnbError, match="model.safetensors: cannot be written"): save_weights(net, tmp_path/"model.safetensors")
+    limit_file(); assert not (tmp_path/"model.safetensors").exists()

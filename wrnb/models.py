@@ -7,8 +7,8 @@ __all__ = ['IMAGENET_STATS', 'MODELS', 'PRECISIONS', 'PixelModel', 'load_weights
            'from_learner', 'as_model', 'check_outputs', 'logits_of', 'EpochSeedCallback', 'EpochRowsCallback',
            'CheckpointCallback', 'AutocastCallback', 'train']
 
-# %% ../nbs/02_models.ipynb #3f90233b
-import hashlib, pickle, random, struct
+# %% ../nbs/02_models.ipynb #e5156573
+import hashlib, io, pickle, random, struct
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
@@ -247,14 +247,14 @@ def load_weights(
     part.load_state_dict(state)
     return model
 
-# %% ../nbs/02_models.ipynb #66c7c6a5
+# %% ../nbs/02_models.ipynb #205995e2
 def save_weights(
     model:nn.Module, # normally a `PixelModel`: its mean and std are saved too
     path:Path, # a `.safetensors` file
 )->Path:
     "Save a model's weights, whole or not at all"
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
-    return write_atomic(path, lambda p: safetensors.torch.save_file(state, p))
+    return write_atomic(path, lambda p: p.write_bytes(safetensors.torch.save(state)))
 
 # %% ../nbs/02_models.ipynb #1ec3ca55
 def weights_hash(
@@ -411,7 +411,7 @@ class EpochRowsCallback(Callback):
         (loss, _, n), (vloss, wrong, vn) = self.sums["train"], self.sums["valid"]
         if n: self.learn.epoch_log = [*getattr(self.learn, "epoch_log", []), dict(epoch=self.epoch+1, lr=float(self.opt.hypers[-1]["lr"]), n=n, train_loss=loss/n, valid_loss=vloss/max(vn, 1), valid_error=wrong/max(vn, 1))]
 
-# %% ../nbs/02_models.ipynb #f76ca528
+# %% ../nbs/02_models.ipynb #98537dcd
 class CheckpointCallback(Callback):
     "Save model, optimiser and log to `path` after each epoch"
     order = 70
@@ -419,7 +419,8 @@ class CheckpointCallback(Callback):
     def after_epoch(self):
         if getattr(self.learn, "epoch_log", [{}])[-1].get("epoch") != self.epoch+1: return  # an epoch that is skipped
         state = dict(epoch=self.epoch+1, model=self.learn.model.state_dict(), opt=self.opt.state_dict(), log=self.learn.epoch_log)
-        write_atomic(self.path, lambda p: torch.save(state, p))
+        data = io.BytesIO(); torch.save(state, data)  # torch's own writer dies otherwise than by an OSError where the disk is full
+        write_atomic(self.path, lambda p: p.write_bytes(data.getbuffer()))
 
 # %% ../nbs/02_models.ipynb #68d99b44
 def _resume(learn, path):
@@ -443,7 +444,7 @@ class AutocastCallback(Callback):
 # %% ../nbs/02_models.ipynb #cb899b10
 PRECISIONS = dict(fp32=[], bf16=[AutocastCallback])  # the callbacks that each needs
 
-# %% ../nbs/02_models.ipynb #800321b6
+# %% ../nbs/02_models.ipynb #55506142
 def train(
     model:nn.Module, # from [0,1] pixels to logits; changed in place
     ds:Dataset, # training images
@@ -469,6 +470,8 @@ def train(
                     cbs=[EpochSeedCallback(seed), EpochRowsCallback(), *(c() for c in PRECISIONS[precision]), *cbs, *([CheckpointCallback(checkpoint)] if out else [])])
     done = _resume(learn, checkpoint) if out else 0
     with learn.no_logging(), nullcontext() if shows_progress() else learn.no_bar():
-        if done < epochs: learn.fit(epochs, lr=lr, cbs=schedule, start_epoch=done)
+        try:
+            if done < epochs: learn.fit(epochs, lr=lr, cbs=schedule, start_epoch=done)
+        except WrnbError as e: raise WrnbError(str(e).splitlines()[-1].strip()) from e  # fastai puts the callback's name before it
     learn.model.eval()
     return learn
