@@ -161,14 +161,14 @@ def test_a_done_command_says_so_and_changes_no_table(base, capsys):
 @pytest.fixture(scope="module")
 def scored(home, model):
     "Command and folder of an undisturbed `wrnb score` of eight blocks"
-    command = ["score", "digits", "--model", model, "--limit", "1000", "--n-neighbors", "100", "--out"]
+    command = ["score", "digits", "--model", model, "--limit", "1000", "--n-neighbors", "60", "--out"]
     wrnb_(*command, home/"scored")
     return command, home/"scored"
 
 
 def test_score_killed_three_times_leaves_the_same_bytes(scored, tmp_path):
     command, whole = scored; run = Run(tmp_path/"run"); parts = run.parts("score")
-    for n in (1, 3, 6):
+    for n in (1, 3, 5):
         assert strike(signal.SIGKILL, has_parts(parts, n), *command, run.path).returncode == -signal.SIGKILL
         assert n <= len(list(parts.glob("0*.parquet"))) < 8 and not run.done("score") and not (run/"scores.parquet").exists()
     kept = {p: p.stat().st_mtime_ns for p in parts.glob("0*.parquet")}

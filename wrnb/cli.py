@@ -381,7 +381,7 @@ class _Parser(argparse.ArgumentParser):
     "Says in one line what is wrong"
     def error(self, message): self.exit(2, f"wrnb: {message}; {self.prog} --help tells more\n")
 
-# %% ../nbs/10_cli.ipynb #13f8b39b
+# %% ../nbs/10_cli.ipynb #51b16dcb
 def _parser():
     parser = _Parser(prog="wrnb", description="Find the training images a classifier is about to get wrong, measure what it is weak to, and make it stronger exactly there (REVa, arXiv 2509.19197).",
                                      epilog="Radii of attacks are in grey levels (eps x 255), every other eps in [0,1] pixel units. Exit code 2: bad input, one line says which.")
@@ -393,7 +393,7 @@ def _parser():
         p.set_defaults(stage=stage, new=new)
         return p
     p = add("run", "the whole loop: score, weak, validate, enhance, evaluate, report", "wrnb run digits --out runs/digits", _all, (_run_options, _score_options, _weak_options, _severity_options, _validate_options, _enhance_options, _precision_option), True)
-    p.add_argument("--strategies", nargs="+", default=["standard", "augmix", "reva"], metavar="S", help="some of standard augmix adversarial reva (default: standard augmix reva)")
+    p.add_argument("--strategies", nargs="+", default=["standard", "augmix", "reva"], choices=["standard", "augmix", "adversarial", "reva"], metavar="S", help="some of standard augmix adversarial reva (default: standard augmix reva)")
     p.add_argument("--base-epochs", type=int, metavar="N", help="epochs to train a base classifier that has no checkpoint (default 30; digits 15)")
     p.add_argument("--base-lr", type=float, metavar="LR", help="its largest learning rate (default 0.1; digits 0.2)")
     add("score", "score every training image by its random neighbours", "wrnb score cifar10 --model resnet20@resnet20.th --out runs/c10 --eps 0.05", _score, (_run_options, _score_options, _precision_option), True)
