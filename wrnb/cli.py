@@ -222,7 +222,7 @@ _STYLE = """
 body{font:16px/1.55 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 h1{font-size:1.7rem}h2{font-size:1.25rem;margin-top:2.2rem}img{width:100%;min-width:36rem;max-width:60rem;height:auto}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.86rem}th,td{padding:.3rem .65rem;text-align:right;border-bottom:1px solid #ddd}
-th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:#fff}code{background:#f3f3f3;padding:.1rem .25rem}
+table.words td,th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:#fff}code{background:#f3f3f3;padding:.1rem .25rem}
 """
 
 # %% ../nbs/10_cli.ipynb #c2ecf182
@@ -255,7 +255,7 @@ def _sections(loop):
     from wrnb.benchmark import Evaluation
     from wrnb.core import read_table
     run, scores, found, after = loop.run, loop.scores(), loop.found(), Evaluation(read_table(loop.run/"evaluation.csv"))
-    yield "What was run", _table(pd.Series(_what_was_run(loop)).to_frame(), header=False)
+    yield "What was run", _table(pd.Series(_what_was_run(loop)).to_frame(), header=False, classes="words")
     yield "Before against after", (f"<p>Errors in percent on {after.table.n.max()} test images; all strategies had the same images, epochs and steps.</p>" + _table(after.summary().T.rename(index=lambda i: i.replace("_", " ")))
         + _figure(run, "evaluation", after.plot(), "Errors of every model, clean, under each family of corruptions and under attack") + "<p>Each corruption, mean over severities:</p>" + _table(after.by_corruption()))
     yield "Weakest images", ("<p>Training images that are right when clean, with the highest scores (0 to 1, higher = weaker).</p>" + _figure(run, "weakest", scores.plot_weakest(24), "The 24 weakest training images with label and score")
