@@ -78,7 +78,7 @@ def train_base(self:Loop,
     from fastai.torch_core import set_seed
     from wrnb.core import check_range
     from wrnb.enhancement import TermsCallback
-    from wrnb.models import load_model, train
+    from wrnb.models import keep_trained, load_model, train
     if not needs_training(self.setup["model"]): return
     check_range("base_epochs", epochs, 1); check_range("base_lr", lr, 0, above=True); check_range("bs", bs, 1)
     self._told("base", "base/model.safetensors")
@@ -86,18 +86,8 @@ def train_base(self:Loop,
     set_seed(self.seed)
     net = load_model(self.setup["model"], len(self.data[0].classes))
     learn = train(net, *self.data, epochs, lr, bs, self.seed, [TermsCallback(transforms=self.transforms)], self.run/"base", self.compute["device"], self.compute["workers"])
-    self._keep(learn, "base")
+    keep_trained(learn, self.run, "base", "base")
     self.say(f"base: trained {epochs} epochs, clean test error {100*learn.epoch_log[-1]['valid_error']:.2f} %")
-
-# %% ../nbs/10_cli.ipynb #167d2f51
-@patch
-def _keep(self:Loop, learn, stage):
-    "Save a trained model and its log, and drop the checkpoint"
-    import pandas as pd
-    from wrnb.core import write_table
-    from wrnb.models import save_weights
-    write_table(pd.DataFrame(learn.epoch_log), self.run/stage/"log.csv"); save_weights(learn.model, self.run/stage/"model.safetensors")
-    self.run.finish(stage); (self.run/stage/"checkpoint.pt").unlink(missing_ok=True)
 
 # %% ../nbs/10_cli.ipynb #2ae026d6
 @patch
@@ -222,7 +212,7 @@ _STYLE = """
 body{font:16px/1.55 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
 h1{font-size:1.7rem}h2{font-size:1.25rem;margin-top:2.2rem}img{width:100%;min-width:36rem;max-width:60rem;height:auto}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.86rem}th,td{padding:.3rem .65rem;text-align:right;border-bottom:1px solid #ddd}
-table.words td,th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:#fff}code{background:#f3f3f3;padding:.1rem .25rem}
+table.words td{text-align:left}th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:#fff}code{background:#f3f3f3;padding:.1rem .25rem}
 """
 
 # %% ../nbs/10_cli.ipynb #c2ecf182

@@ -21,10 +21,10 @@ from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
 
 from .attacks import ATTACKS
-from .core import Run, WrnbError, check_range, pick_device, write_table
+from .core import Run, WrnbError, check_range, pick_device
 from .corruptions import CORRUPTIONS, EXTRA, Corruption
 from .data import data_hash, images_of
-from .models import as_model, load_weights, save_weights, train, weights_hash
+from .models import as_model, keep_trained, load_weights, train, weights_hash
 from .validation import Validation
 
 # %% ../nbs/08_enhancement.ipynb #ba9d6136
@@ -214,7 +214,5 @@ def enhance(
     if run and not run.claim(stage, options, device): load_weights(net, run/strategy/"model.safetensors"); epochs = 0
     terms = TermsCallback(STRATEGIES[strategy](kinds, chances, eps), transforms)
     learn = train(net, ds, test, epochs, lr, bs, seed, [terms], run and run/strategy, device, workers, precision)
-    if run and epochs:
-        write_table(pd.DataFrame(learn.epoch_log), run/strategy/"log.csv"); save_weights(learn.model, run/strategy/"model.safetensors")
-        run.finish(stage); (run/strategy/"checkpoint.pt").unlink()
+    if run and epochs: keep_trained(learn, run, stage, strategy)
     return learn

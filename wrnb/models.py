@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['IMAGENET_STATS', 'MODELS', 'PRECISIONS', 'PixelModel', 'load_weights', 'save_weights', 'weights_hash', 'load_model',
            'from_learner', 'as_model', 'check_outputs', 'logits_of', 'EpochSeedCallback', 'EpochRowsCallback',
-           'CheckpointCallback', 'AutocastCallback', 'train']
+           'CheckpointCallback', 'AutocastCallback', 'train', 'keep_trained']
 
 # %% ../nbs/02_models.ipynb #e5156573
 import hashlib, io, pickle, random, struct
@@ -13,6 +13,7 @@ from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import safetensors.torch
 import torch
 import torchvision
@@ -30,7 +31,7 @@ from torchvision.models.densenet import DenseNet
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.vgg import cfgs, make_layers
 
-from .core import WrnbError, check_range, pick_device, progress, shows_progress, write_atomic
+from .core import Run, WrnbError, check_range, pick_device, progress, shows_progress, write_atomic, write_table
 from .data import batches, pixel_loaders
 
 # %% ../nbs/02_models.ipynb #388368e6
@@ -475,3 +476,14 @@ def train(
         except WrnbError as e: raise WrnbError(str(e).splitlines()[-1].strip()) from e  # fastai puts the callback's name before it
     learn.model.eval()
     return learn
+
+# %% ../nbs/02_models.ipynb #keeptr02
+def keep_trained(
+    learn:Learner, # what `train` returned
+    run:Run, # the run folder
+    stage:str, # the stage that is done with it
+    name:str, # the folder in it for weights and log
+):
+    "Save a trained model and its log in a run folder, note the stage as done and drop the checkpoint"
+    write_table(pd.DataFrame(learn.epoch_log), run/name/"log.csv"); save_weights(learn.model, run/name/"model.safetensors")
+    run.finish(stage); (run/name/"checkpoint.pt").unlink(missing_ok=True)
