@@ -77,7 +77,17 @@ def fold_in(
 
 # %% ../nbs/00_core.ipynb #149c5bf0
 @lru_cache(maxsize=8)
-def _hash_weights(n, device): return _mix(torch.arange(1, n+1, device=device)*_GAMMA) | 1
+def _steps(n, device): return torch.arange(1, n+1, device=device)*_GAMMA
+
+# %% ../nbs/00_core.ipynb #7020ecaf
+@lru_cache(maxsize=8)
+def _hash_weights(n, device): return _mix(_steps(n, device).clone()) | 1
+
+# %% ../nbs/00_core.ipynb #93d91210
+def _weighted(levels, weights):
+    "Sums of `levels` [N, n] times `weights` [n], int64, modulo 2^64"
+    if levels.device.type != "cpu": return (levels*weights).sum(1)
+    return torch.from_numpy(np.einsum("ij,j->i", *(v.numpy().view(np.uint64) for v in (levels, weights))).view(np.int64))
 
 # %% ../nbs/00_core.ipynb #d44c47c6
 def image_keys(
@@ -85,15 +95,17 @@ def image_keys(
     seed:int=0, # another seed, other keys
 )->torch.Tensor: # int64, [N]
     "A key an image, from its pixels (to 8 bits) and the seed: the same in any batch, order, process and device"
-    levels = (x.flatten(1)*255).round_().to(torch.int64)
-    return fold_in((levels*_hash_weights(levels.shape[1], x.device)).sum(1), seed)
+    levels = (x.flatten(1)*255).round_().int().long()  # by way of int32, as processors convert that faster
+    return fold_in(_weighted(levels, _hash_weights(levels.shape[1], x.device)), seed)
 
 # %% ../nbs/00_core.ipynb #dcecc978
 def _words(keys, shape):
-    "Two rows of 24-bit integers that fill `shape` (and at most one more), for each key"
+    "24-bit integers in two rows that together fill `shape` (and at most one more), for each key: [*keys.shape, 2, n]"
     n = (int(np.prod(shape)) + 1)//2
-    z = _mix(keys[..., None] + torch.arange(1, n+1, device=keys.device)*_GAMMA)
-    return (z >> 40).bitwise_and_(0xFFFFFF).float(), z.bitwise_and_(0xFFFFFF).float()
+    z, words = _mix(keys[..., None] + _steps(n, keys.device)), torch.empty(*keys.shape, 2, n, device=keys.device)
+    words[..., 0, :] = (z >> 40).bitwise_and_(0xFFFFFF)
+    words[..., 1, :] = z.bitwise_and_(0xFFFFFF)
+    return words
 
 # %% ../nbs/00_core.ipynb #0461dcb4
 def uniform(
@@ -103,7 +115,8 @@ def uniform(
     high:float=1., # values stay below it
 )->torch.Tensor: # float32, [*keys.shape, *shape]
     "Independent uniform numbers in [low, high) for each key"
-    u = torch.cat(_words(keys, shape), -1).mul_((high-low)*2**-24).add_(low)
+    u = _words(keys, shape).flatten(-2).mul_((high-low)*2**-24)
+    if low: u.add_(low)
     return u[..., :int(np.prod(shape))].reshape(*keys.shape, *shape)
 
 # %% ../nbs/00_core.ipynb #d6235aac
@@ -112,9 +125,12 @@ def normal(
     shape:tuple, # what to draw for each key
 )->torch.Tensor: # float32, [*keys.shape, *shape]
     "Independent standard normal numbers for each key (Box and Muller 1958)"
-    a, b = _words(keys, shape)
-    r, angle = a.add_(1).mul_(2**-24).log_().mul_(-2).sqrt_(), b.mul_(2*pi*2**-24)
-    z = torch.cat([r*angle.cos(), r*angle.sin()], -1)
+    words = _words(keys, shape)
+    r, angle = words.unbind(-2)
+    r.add_(1).mul_(2**-24).log_().mul_(-2).sqrt_(); angle.mul_(2*pi*2**-24)
+    cosine = angle.cos()
+    angle.sin_().mul_(r); r.mul_(cosine)
+    z = words.flatten(-2)
     return z[..., :int(np.prod(shape))].reshape(*keys.shape, *shape)
 
 # %% ../nbs/00_core.ipynb #dbf4b99f
@@ -162,8 +178,8 @@ def pick_device(
 def provenance(
     device:torch.device="cpu", # where it was computed
 )->dict:
-    "Versions, commit and device of this process"
-    git = subprocess.run(["git", "-C", Path(__file__).parent if "__file__" in globals() else ".", "rev-parse", "HEAD"], capture_output=True, text=True)
+    "Versions, commit (`-dirty` where files differ from it) and device of this process"
+    git = subprocess.run(["git", "-C", Path(__file__).parent if "__file__" in globals() else ".", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"], capture_output=True, text=True)
     gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else ""
     return dict(versions={p: version(p) for p in ("wrnb", "torch", "torchvision", "fastai", "numpy", "pandas")},
                 python=platform.python_version(), machine=platform.machine(), threads=torch.get_num_threads(),

@@ -53,7 +53,7 @@ class ImageSet(Dataset):
         classes:list, # class names, in the order of the numbers
         ids:list, # a lasting name for each image
         name:str, # of the data set
-        size:int=None, # side in pixels to which files are brought
+        size:int=None, # side in pixels to which files are brought; None takes them as they are, all of one size
     ):
         self.items, self.labels = items, np.asarray(labels, dtype=np.int64)
         self.classes, self.ids, self.name, self.size = list(classes), list(ids), name, size
@@ -65,6 +65,16 @@ class ImageSet(Dataset):
     def __getitem__(self, i:int): return self.__getitems__([i])[0]
     def __getitems__(self, idxs:list): return list(zip(self.pixels(idxs), self.labels[idxs].tolist()))
 
+# %% ../nbs/01_data.ipynb #a8e12fbd
+@patch
+def _read(self:ImageSet, i):
+    "The picture of file `i`; files that are taken as they are must have the size of the first"
+    im = read_image(self.items[i], self.size)
+    if self.size is None and i:
+        if not hasattr(self, "_shape"): self._shape = read_image(self.items[0]).shape
+        if im.shape != self._shape: raise WrnbError(f"{self.items[i]} is {im.shape[0]} x {im.shape[1]} pixels, not {self._shape[0]} x {self._shape[1]} as {self.items[0]}: a set needs pictures of one size")
+    return im
+
 # %% ../nbs/01_data.ipynb #64103f57
 @patch
 def pixels(self:ImageSet,
@@ -72,7 +82,7 @@ def pixels(self:ImageSet,
 )->torch.Tensor: # float32, [len(idxs), 3, height, width], in [0, 1]
     "The pixels of some images as one batch"
     if isinstance(self.items, torch.Tensor): x = self.items[torch.as_tensor(idxs)]
-    else: x = torch.from_numpy(np.stack([read_image(self.items[i], self.size) for i in idxs])).permute(0, 3, 1, 2)
+    else: x = torch.from_numpy(np.stack([self._read(i) for i in idxs])).permute(0, 3, 1, 2)
     return x.float().div_(255)
 
 # %% ../nbs/01_data.ipynb #9f20c41a
@@ -134,6 +144,7 @@ def folder_set(
     split:str, # its sub-folder: "train", "test", "val"
     size:int=None, # side in pixels to bring the pictures to; None takes the first picture's, at most 224
     classes:list=None, # names that the labels count through; None takes the sub-folders'
+    limit:int=None, # keep so many images, drawn with seed 0; the others are not read
 )->ImageSet:
     "The images below `path/split`, one sub-folder a class; raises `WrnbError` where a class is empty or unknown"
     path = Path(path); files, found = _folder_classes(path/split)
@@ -142,7 +153,7 @@ def folder_set(
     if other: raise WrnbError(f"{other[0]} belongs to class {other[0].parent.name}, which {path}/train does not have: rename or remove it")
     if size is not None: check_range("size", size, 1)
     size = size or min(224, *read_image(files[0]).shape[:2])
-    ds = ImageSet(files, [number[f.parent.name] for f in files], list(number), [f.relative_to(path).as_posix() for f in files], path.name, size)
+    ds = limited(ImageSet(files, [number[f.parent.name] for f in files], list(number), [f.relative_to(path).as_posix() for f in files], path.name, size), limit)
     return in_memory(ds) if len(ds)*3*size*size <= _IN_MEMORY else ds
 
 # %% ../nbs/01_data.ipynb #05de5785
@@ -169,15 +180,13 @@ def load_data(
     test_limit:int=None, # keep so many test images, drawn with seed 0
 )->tuple: # (train, test), two `ImageSet`s with the same classes
     "Training and test images; raises `WrnbError` where `name` is neither known nor such a folder"
-    if name == "digits": train, test = _digits()
-    else:
-        path = _untar(name) if name in ("cifar10", "cifar100") else Path(name)
-        if not path.is_dir(): raise WrnbError(f"there is no data set {name!r}: give digits, cifar10, cifar100 or a folder with train/ and test/")
-        splits = [s for s in ("test", "val") if (path/s).is_dir()]
-        if not (path/"train").is_dir() or not splits: raise WrnbError(f"{path} has no {'test/ or val/' if (path/'train').is_dir() else 'train/'}: DATA needs train/ and test/ (or val/), a sub-folder a class")
-        train = folder_set(path, "train", size)
-        test = folder_set(path, splits[0], train.size, train.classes)
-    return limited(train, limit), limited(test, test_limit)
+    if name == "digits": return tuple(limited(ds, n) for ds, n in zip(_digits(), (limit, test_limit)))
+    path = _untar(name) if name in ("cifar10", "cifar100") else Path(name)
+    if not path.is_dir(): raise WrnbError(f"there is no data set {name!r}: give digits, cifar10, cifar100 or a folder with train/ and test/")
+    splits = [s for s in ("test", "val") if (path/s).is_dir()]
+    if not (path/"train").is_dir() or not splits: raise WrnbError(f"{path} has no {'test/ or val/' if (path/'train').is_dir() else 'train/'}: DATA needs train/ and test/ (or val/), a sub-folder a class")
+    train = folder_set(path, "train", size, limit=limit)
+    return train, folder_set(path, splits[0], train.size, train.classes, test_limit)
 
 # %% ../nbs/01_data.ipynb #fe6bf28e
 def _collate(items):
