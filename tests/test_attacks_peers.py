@@ -66,6 +66,28 @@ def test_random_starts(case, monkeypatch):
     same(ATTACKS["r_fgsm"](EPS)(net, x, y), peers.RFGSM(net, EPS, EPS/4, 10)(x, y), x)
 
 
+def test_pgd_l2_from_a_random_start(case, monkeypatch):
+    net, x, y = case
+    z, r = torch.randn_like(x), torch.rand(len(x), 1, 1, 1, dtype=x.dtype)
+    monkeypatch.setattr(ours, "normal", lambda keys, shape: z)
+    monkeypatch.setattr(ours, "uniform", lambda keys, shape, low, high: r*high)
+    monkeypatch.setattr(torch.Tensor, "normal_", lambda self: self.copy_(z))
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, low, high: self.copy_(r*high))
+    a = gradient_attack(net, x, y, 1., .2, 10, "uniform", norm="l2")
+    same(a, peers.PGDL2(net, 1., .2, 10)(x, y), x)
+    assert (a - gradient_attack(net, x, y, 1., .2, 10, norm="l2")).abs().max() > 1e-3  # the start is not lost on the way
+
+
+def test_fast_fgsm_is_a_setting(case, monkeypatch):
+    "Wong et al. 2020, torchattacks' FFGSM: one longer step from a random start"
+    net, x, y = case
+    u = torch.rand_like(x)*2 - 1
+    monkeypatch.setattr(ours, "uniform", lambda keys, shape, low, high: u*high)
+    monkeypatch.setattr(torch, "randn_like", lambda t, **kw: u)
+    monkeypatch.setattr(torch.Tensor, "uniform_", lambda self, low, high: self.copy_(u*high))
+    same(gradient_attack(net, x, y, EPS, 1.25*EPS, 1, "uniform"), peers.FFGSM(net, EPS, 1.25*EPS)(x, y), x)
+
+
 def test_float32(case):
     "In float32 a gradient that is 0 up to rounding may send a pixel the other way: fewer than one in ten thousand"
     net, x, y = case
