@@ -1,5 +1,5 @@
 "imagecorruptions 1.1.2 (2020) on today's NumPy, SciPy and scikit-image, and a way to hand it its random numbers: the oracle of the fidelity tests"
-import contextlib, importlib, sys, types, warnings
+import contextlib, functools, importlib, sys, types, warnings
 from pathlib import Path
 
 import numpy as np
@@ -72,3 +72,45 @@ def imagenet_elastic(x, alpha, sigma, strength, points, field):
     dx, dy = (gaussian_filter(f, sigma, mode="reflect", truncate=3)*alpha for f in field)
     rows, cols = np.mgrid[:h, :w]
     return np.uint8(np.clip(np.stack([map_coordinates(c, [rows+dy, cols+dx], order=1, mode="reflect") for c in x.transpose(2, 0, 1)], -1), 0, 1)*255)
+
+
+def theirs_elastic(severity, size):
+    "The constants (alpha, sigma, affine strength) with which our elastic transformation becomes imagecorruptions' own"
+    return 250*[.05, .065, .085, .1, .12][severity-1]*.005*size, .01*size, 0
+
+
+def agreement(a, b):
+    "Share of pixels of two uint8 images (or batches) whose three channels all differ by one grey level at most"
+    return (np.abs(a.astype(int) - b.astype(int)).max(-1) <= 1).mean()
+
+
+def measures(y):
+    "Mean, contrast and the logarithm of the power in six bands of spatial frequency, of a uint8 image [h, w, 3]"
+    y = y.astype(float)
+    power = np.abs(np.fft.rfft2(y.mean(-1) - y.mean()))**2
+    f = np.hypot(np.fft.fftfreq(len(y))[:, None], np.fft.rfftfreq(y.shape[1]))
+    bands = np.digitize(f, [.02, .06, .12, .2, .3, .4])
+    return np.array([y.mean(), y.std(), *(np.log(power[bands == b].mean() + 1) for b in range(1, 7))])
+
+
+@functools.lru_cache
+def _frost_picture(i):
+    "The frost picture of number `i`, 0 to 4, uint8 RGB"
+    import cv2
+    folder = Path(importlib.util.find_spec("imagecorruptions").submodule_search_locations[0])/"frost"
+    return cv2.imread(str(sorted(folder.glob("frost[1-5].*"))[i]))[..., ::-1]
+
+
+def imagenet_frost(x, keep, weight, which, top, left):
+    "ImageNet-C's frost on a uint8 image; `which`, `top` and `left` are uniform in [0, 1)"
+    picture, (h, w, _) = _frost_picture(int(which*5)), x.shape
+    top, left = int(top*(picture.shape[0]-h)), int(left*(picture.shape[1]-w))
+    return np.uint8(np.clip(keep*x + weight*picture[top:top+h, left:left+w], 0, 255))
+
+
+@functools.lru_cache
+def theirs_frost_pictures(scale, height, width, device):
+    "The pictures as imagecorruptions lays them over images smaller than they are: enlarged by 1.1"
+    import cv2, torch
+    enlarged = (cv2.resize(p, (int(np.ceil(p.shape[1]*1.1)), int(np.ceil(p.shape[0]*1.1))), interpolation=cv2.INTER_CUBIC) for p in map(_frost_picture, range(5)))
+    return [torch.from_numpy(np.ascontiguousarray(p)).permute(2, 0, 1).float().to(device)/255 for p in enlarged]

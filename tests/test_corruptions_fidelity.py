@@ -9,7 +9,7 @@ from sklearn.datasets import load_sample_image
 try: import cv2
 except ImportError as e: pytest.skip(f"OpenCV cannot be imported ({e}), and imagecorruptions needs it; on Debian: apt-get install libgl1 libglib2.0-0", allow_module_level=True)
 
-from imagecorruptions_oracle import fed, imagenet_elastic, load
+from imagecorruptions_oracle import agreement, fed, imagenet_elastic, load, measures, theirs_elastic
 from wrnb.core import fold_in, image_keys, normal, uniform
 from wrnb.corruptions import CONSTANTS, CORRUPTIONS, _MAKERS, _STILL, _truncate, corrupt
 
@@ -33,11 +33,6 @@ def levels(x): return (x[0]*255).round().byte().permute(1, 2, 0).numpy()
 def ours(a, name, severity, seed=0): return levels(corrupt(tensor(a), name, severity, "imagenet-c", seed))
 def theirs(a, name, severity): return package.corrupt(a, severity=severity, corruption_name=name)
 def hwc(t): return t.squeeze(0).permute(1, 2, 0).double().numpy()
-
-
-def agreement(a, b):
-    "Share of pixels whose three channels all differ by one grey level at most"
-    return (np.abs(a.astype(int) - b.astype(int)).max(-1) <= 1).mean()
 
 
 @pytest.mark.parametrize("name,size", STILL)
@@ -100,22 +95,12 @@ def test_elastic_transform(size):
     a = photo(size)
     for severity in SEVERITIES[size]:
         keys = fold_in(image_keys(tensor(a), 7), "elastic_transform", severity)
-        alpha = 250*[.05, .065, .085, .1, .12][severity-1]
-        got = levels(_truncate(_MAKERS["elastic_transform"](tensor(a), (alpha*.005*size, .01*size, 0), keys)))
+        got = levels(_truncate(_MAKERS["elastic_transform"](tensor(a), theirs_elastic(severity, size), keys)))
         with fed(module, **draws("elastic_transform", severity, size, keys)): assert agreement(got, theirs(a, "elastic_transform", severity)) >= .999
         points, field = uniform(fold_in(keys, "affine"), (3, 2), -1, 1)[0].numpy(), uniform(fold_in(keys, "field"), (2, size, size), -1, 1)[0].double().numpy()
         want = imagenet_elastic(a, *CONSTANTS["elastic_transform"]["imagenet-c"][severity-1], points, field)
         got = ours(a, "elastic_transform", severity, seed=7)  # OpenCV rounds positions to 1/32 pixel: a level or two at edges
         assert abs(got.astype(int) - want).mean() < .8 and agreement(got, want) > .85, severity
-
-
-def measures(y):
-    "Mean, contrast and the logarithm of the power in six bands of spatial frequency"
-    y = y.astype(float)
-    power = np.abs(np.fft.rfft2(y.mean(-1) - y.mean()))**2
-    f = np.hypot(np.fft.fftfreq(len(y))[:, None], np.fft.rfftfreq(y.shape[1]))
-    bands = np.digitize(f, [.02, .06, .12, .2, .3, .4])
-    return np.array([y.mean(), y.std(), *(np.log(power[bands == b].mean() + 1) for b in range(1, 7))])
 
 
 @pytest.mark.parametrize("name", [n for n in RANDOM if n != "elastic_transform"])

@@ -10,6 +10,7 @@ __all__ = ['CORRUPTIONS', 'EXTRA', 'FAMILY', 'PRESETS', 'CONSTANTS', 'pick_prese
 import importlib.util, warnings
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BytesIO
 from math import ceil
 from pathlib import Path
 
@@ -120,7 +121,7 @@ _MAKERS = {}
 def _corruption(f): _MAKERS[f.__name__[1:]] = f; return f
 
 # %% ../nbs/05_corruptions.ipynb #d169ca71
-def _truncate(x): return x.mul_(255).add_(1e-3).floor_().clamp_(0, 255).div_(255)
+def _truncate(x, out=None): return torch.div(x.mul_(255).add_(1e-3).floor_().clamp_(0, 255), 255, out=out)
 
 # %% ../nbs/05_corruptions.ipynb #2799acc7
 def _filter(x, kernel, mode):
@@ -283,7 +284,8 @@ def _snow(x, c, keys):
     flakes = flakes.where(flakes >= threshold, 0).clamp_(0, 1)
     flakes = (_smear(flakes, radius, sigma, uniform(fold_in(keys, "angle"), (), -135, -45))*255).round_()/255
     flakes = flakes[:, :, :h, :w]
-    return keep*x + (1-keep)*torch.maximum(x, _grey(x)*1.5 + .5) + flakes + flakes.flip(2, 3)
+    white = torch.maximum(x, _grey(x)*1.5 + .5).mul_(1-keep)
+    return x.mul_(keep).add_(white).add_(flakes).add_(flakes.flip(2, 3))
 
 # %% ../nbs/05_corruptions.ipynb #bd113f92
 _FROST_SCALE = {"cifar-c": .2, "tiny-imagenet-c": .3, "imagenet-c": 1}
@@ -315,7 +317,7 @@ def _frost(x, c, keys):
         p = pictures[int(which*5)]
         top, left = int(top*(p.shape[1]-h+1)), int(left*(p.shape[2]-w+1))
         pieces.append(p[:, top:top+h, left:left+w])
-    return keep*x + weight*torch.stack(pieces)
+    return x.mul_(keep).add_(torch.stack(pieces).mul_(weight))
 
 # %% ../nbs/05_corruptions.ipynb #2235ccb8
 def _plasma(keys, side, decay):
@@ -341,14 +343,14 @@ def _fog(x, c, keys):
     weight, decay = c
     h, w = x.shape[2:]
     side, top = 2**(max(h, w)-1).bit_length(), x.amax((1, 2, 3), keepdim=True)
-    return (x + weight*_plasma(keys, side, decay)[:, None, :h, :w])*top/(top + weight)
+    return x.add_(weight*_plasma(keys, side, decay)[:, None, :h, :w]).mul_(top).div_(top + weight)
 
 # %% ../nbs/05_corruptions.ipynb #e16249b8
 @_corruption
 def _brightness(x, c, keys):
     value = x.amax(1, keepdim=True)
     new = (value + c).clamp_(max=1)
-    return torch.where(value > 0, x*(new/value.clamp(min=1/255)), new)
+    return torch.where(value > 0, x.mul_(new/value.clamp(min=1/255)), new)
 
 # %% ../nbs/05_corruptions.ipynb #1a957b6e
 def _canny(x, low=50, high=150):
@@ -416,7 +418,7 @@ def _spatter(x, c, keys):
 @_corruption
 def _contrast(x, c, keys):
     mean = x.mean((2, 3), keepdim=True, dtype=torch.float64).float()
-    return (x-mean)*c + mean
+    return x.sub_(mean).mul_(c).add_(mean)
 
 # %% ../nbs/05_corruptions.ipynb #6b2f9eb9
 @_corruption
@@ -436,41 +438,48 @@ def _boxes(size, small, device):
     shown = ((torch.arange(size, dtype=torch.float64) + .5)*small/size).long()
     return edge[:-1].to(device), edge.diff().to(device), shown.to(device)
 
+# %% ../nbs/05_corruptions.ipynb #e3f06d99
+def _bags(x, first): return F.embedding_bag(torch.arange(len(x), device=x.device), x, first, mode="sum")
+
 # %% ../nbs/05_corruptions.ipynb #178aec7e
 @_corruption
-def _pixelate(x, c, keys):
-    h, w = x.shape[2:]
+def _pixelate(x, c, out):
+    n, _, h, w = x.shape
     (top, rows, up), (left, cols, across) = (_boxes(s, int(s*c), x.device) for s in (h, w))
-    total = x.index_select(2, top)
-    for t in range(1, int(rows.max())): total += x.index_select(2, (top+t).clamp_(max=h-1))*(t < rows).to(x)[:, None]
-    small = total.index_select(3, left)
-    for t in range(1, int(cols.max())): small += total.index_select(3, (left+t).clamp_(max=w-1))*(t < cols).to(x)
-    small.div_(rows[:, None]*cols).add_(.5).floor_()
-    return small.index_select(3, across).index_select(2, up)
+    total = _bags(x.reshape(-1, w), (torch.arange(0, n*3*h, h, device=x.device)[:, None] + top).flatten())
+    small = _bags(total.t().contiguous(), left).view(len(left), n*3, len(top))
+    small.div_(rows*cols[:, None, None]).add_(.5).floor_().div_(255)
+    wide = small.index_select(0, across).view(w, -1).t().reshape(n*3, len(top), w)
+    torch.index_select(wide, 1, up, out=out.view(n*3, h, w))
 
 # %% ../nbs/05_corruptions.ipynb #201ed5e9
-def _jpeg_pillow(x, quality):
-    "Encode and decode bytes [h, w, 3]"
-    from io import BytesIO
+def _decode_pillow(file):
+    "The bytes [3, h, w] of a JPEG"
     from PIL import Image
-    Image.fromarray(x.numpy()).save(file := BytesIO(), "JPEG", quality=quality)
-    return torch.from_numpy(np.array(Image.open(file)))
+    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
 
 # %% ../nbs/05_corruptions.ipynb #72f6694f
-def _jpeg(x, quality):
-    "Encode and decode bytes [h, w, 3]"
-    try: from torchvision.io import decode_jpeg, encode_jpeg
-    except ImportError: return _jpeg_pillow(x, quality)
-    return decode_jpeg(encode_jpeg(x.permute(2, 0, 1), quality)).permute(1, 2, 0)
+def _decode(files):
+    "The bytes [3, h, w] of each JPEG"
+    try: from torchvision.io import decode_jpeg
+    except ImportError: return [_decode_pillow(f) for f in files]
+    return decode_jpeg([torch.frombuffer(f.getbuffer(), dtype=torch.uint8) for f in files])
+
+# %% ../nbs/05_corruptions.ipynb #f52d9f09
+def _jpeg(pixels, quality):
+    "Encode and decode images: int32 [N, h, w], r + 256 g + 65536 b, to bytes [3, h, w] each"
+    from PIL import Image
+    files = [BytesIO() for _ in pixels]
+    for p, f in zip(pixels, files): Image.frombuffer("RGBX", p.shape[::-1], p, "raw", "RGBX", 0, 1).save(f, "JPEG", quality=quality)
+    return _decode(files)
 
 # %% ../nbs/05_corruptions.ipynb #4cde5344
 @_corruption
-def _jpeg_compression(x, c, keys):
-    out, pixels = torch.empty(x.shape), x.to("cpu", torch.uint8, memory_format=torch.channels_last).permute(0, 2, 3, 1)
+def _jpeg_compression(x, c, out):
+    pixels = torch.add(x[:, 0], x[:, 1], alpha=256).add_(x[:, 2], alpha=65536).int().cpu().numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        for o, v in zip(out, pixels): o.permute(1, 2, 0).copy_(_jpeg(v, c))
-    return out.to(x.device)
+        for o, y in zip(out, _jpeg(pixels, c)): torch.div(y.to(o.device), 255, out=o)
 
 # %% ../nbs/05_corruptions.ipynb #30fcf382
 @lru_cache(maxsize=32)
@@ -524,7 +533,7 @@ def _check(x, name, severity, preset):
     if severity not in range(6): raise WrnbError(f"severity={severity} is out of range: give 1 to 5, or 0 for the image itself")
     if preset not in ("auto", *PRESETS): raise WrnbError(f"no preset is called {preset}: choose auto, {', '.join(PRESETS)}")
     if x is None: return preset
-    size = min(check_pixels(x).shape[2:])
+    size = min(check_pixels(x[:0]).shape[2:])
     if size < 16: raise WrnbError(f"images of {x.shape[2]} x {x.shape[3]} pixels are too small to corrupt: give 16 or more a side")
     fits = pick_preset(size)
     if preset not in ("auto", fits): warnings.warn(f"preset {preset} does not fit images of {x.shape[2]} x {x.shape[3]} pixels, for which {fits} is meant", stacklevel=3)
@@ -532,7 +541,14 @@ def _check(x, name, severity, preset):
 
 # %% ../nbs/05_corruptions.ipynb #0104c47e
 _STILL = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression", "gaussian_blur", "saturate"}  # nothing random
-_ON_BYTES = {"pixelate", "jpeg_compression"}  # grey levels in and out
+_ON_BYTES = {"pixelate", "jpeg_compression"}  # take grey levels and write to `out`
+
+# %% ../nbs/05_corruptions.ipynb #c997bdc4
+def _room_for(x, colours_last):
+    "Memory for a result with the shape of `x`, the colours of a pixel side by side if wanted"
+    if x.device.type != "cpu": return torch.empty(x.shape, device=x.device)
+    n, c, h, w = x.shape
+    return torch.from_numpy(np.empty((n, h, w, c), np.float32)).permute(0, 3, 1, 2) if colours_last else torch.from_numpy(np.empty(x.shape, np.float32))
 
 # %% ../nbs/05_corruptions.ipynb #9734516c
 def corrupt(
@@ -544,18 +560,17 @@ def corrupt(
 )->torch.Tensor: # float32, shape and device of `x`, on the grid k/255
     "Corrupt a batch; an image's result depends on the image, the corruption, the severity and the seed alone"
     preset = _check(x, name, severity, preset)
-    if severity == 0 or not len(x): return x
+    if severity == 0 or not len(x): return check_pixels(x)
     c = CONSTANTS[name][preset][int(severity)-1]
     if name == "frost": c = (*c, _FROST_SCALE[preset])
-    def one(b):
-        b = b.float().mul(255).round_()
-        if name in _ON_BYTES: return _MAKERS[name](b, c, None).div_(255)
+    at_once, out = max(1, 2**(18 if x.device.type == "cpu" else 23)//x[0, 0].numel()), _room_for(x, name == "jpeg_compression")
+    for b, o in zip(x.split(at_once), out.split(at_once)):
+        b = check_pixels(b).detach().float().contiguous().mul(255).round_()
+        if name in _ON_BYTES: _MAKERS[name](b, c, o); continue
         b.div_(255)
-        keys = None if name in _STILL else torch.cat([fold_in(image_keys(i, seed), name, int(severity)) for i in b.split(ceil(len(b)/4))])
-        return _truncate(_MAKERS[name](b, c, keys))
-    at_once = max(1, 2**(18 if x.device.type == "cpu" else 23)//x[0, 0].numel())
-    parts = [one(b) for b in x.split(at_once)]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+        keys = None if name in _STILL else fold_in(image_keys(b, seed), name, int(severity))
+        _truncate(_MAKERS[name](b, c, keys), o)
+    return out
 
 # %% ../nbs/05_corruptions.ipynb #b135b6c7
 def plot_corruptions(
