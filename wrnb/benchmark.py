@@ -22,7 +22,7 @@ from fastcore.basics import patch
 from PIL import Image
 from torch.utils.data import Dataset
 
-from .attacks import ATTACKS, Attack, attacks as named_attacks, worst_case
+from .attacks import ATTACKS, Attack, AutoAttack, attacks as named_attacks, worst_case
 from .core import Run, WrnbError, check_range, in_parts, pick_device, progress, read_table, wilson, write_atomic, write_table
 from .corruptions import CORRUPTIONS, EXTRA, FAMILY, PRESETS, Corruption, corrupt, corruptions, pick_preset
 from .data import ImageSet, batches, data_hash, images_of, read_image
@@ -353,7 +353,8 @@ def _attack_rows(kinds, models, test, fit_on, seed, device, ask):
             rows.append(measured(wrong[p.name], "test", m, p))
         rows.append(measured(worst_case(wrong).numpy(), "test", m, SimpleNamespace(name="worst_case", family="white_box", severity=kinds[0].severity)))
     others = {m: net for m, net in models.items() if m != first}
-    for p in kinds if others else ():
+    moved = [p for p in kinds if not isinstance(p, AutoAttack)]  # it stops at the edge of the model that it is made on
+    for p in moved if others else ():
         w = ask(fitted(p, models[first], fit_on, seed, device), models=others, ds=test, attacked=models[first])
         rows += [measured(w[m], "test", m, p, "transfer") for m in others]
     return rows
