@@ -76,7 +76,7 @@ def prepare(path, proc, cfg):
     "Write one notebook as a page for smalldocs: documented, cleaned, named as its links name it"
     nb, rel = read_nb(path), path.relative_to(cfg.nbs_path)
     first = next(c for c in nb.cells if c.cell_type == "markdown")
-    if m := re.match(r"(# [^\n]*\n+(?:> [^\n]*\n*)?)(.+)", first.source, re.S):  # nbdev takes the whole first cell for the title
+    if (m := re.match(r"(# [^\n]*\n+(?:> [^\n]*(?:\n+|\Z))?)(.*)", first.source, re.S)) and m[2]:  # nbdev takes the whole first cell for the title
         first.source = m[1]
         nb.cells.insert(nb.cells.index(first)+1, mk_cell(m[2], "markdown"))
     for i, cell in enumerate(nb.cells): cell.idx_ = i
