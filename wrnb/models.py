@@ -4,12 +4,14 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_STATS', 'MODELS', 'WNIDS', 'PRECISIONS', 'PixelModel', 'load_weights', 'save_weights', 'weights_hash',
-           'load_model', 'from_learner', 'as_model', 'check_outputs', 'logits_of', 'EpochSeedCallback',
-           'EpochRowsCallback', 'CheckpointCallback', 'AutocastCallback', 'train', 'keep_trained']
+           'load_model', 'from_learner', 'as_model', 'check_outputs', 'logits_of', 'check_precision', 'InferenceModel',
+           'EpochSeedCallback', 'EpochRowsCallback', 'bare', 'CheckpointCallback', 'AutocastCallback', 'train',
+           'keep_trained']
 
 # %% ../nbs/02_models.ipynb #e5156573
-import hashlib, io, pickle, random, struct
-from contextlib import nullcontext
+import copy, hashlib, io, os, pickle, random, struct, warnings
+from collections import Counter
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -22,16 +24,20 @@ from fastai.callback.schedule import ParamScheduler, combined_cos
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import OptimWrapper
-from fastai.torch_core import set_seed
+from fastai.torch_core import set_seed, to_detach
+from fastcore.basics import chunked
 from safetensors import SafetensorError
 from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import Dataset
 from torchvision.models.densenet import DenseNet
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.vgg import cfgs, make_layers
 
-from .core import Run, WrnbError, check_range, pick_device, progress, shows_progress, write_atomic, write_table
+from .core import Run, WrnbError, check_range, first_process, pick_device, progress, shows_progress, this_process, write_atomic, write_table
 from .data import batches, pixel_loaders
 
 # %% ../nbs/02_models.ipynb #388368e6
@@ -197,18 +203,30 @@ MODELS = {f"resnet{6*n+2}": partial(CifarResNet, n) for n in (3, 5, 7, 9, 18)} |
 # %% ../nbs/02_models.ipynb #41d4d609
 _DAMAGE = (SafetensorError, pickle.UnpicklingError, EOFError, OSError, struct.error, RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
 
+# %% ../nbs/02_models.ipynb #a6d4544f
+def _plain(v):
+    "Is this a tensor of real numbers that can be copied into a weight?"
+    return isinstance(v, torch.Tensor) and v.layout == torch.strided and not (v.is_meta or v.is_quantized or v.is_complex())
+
+# %% ../nbs/02_models.ipynb #9b34f581
+def _torch_file(path, device="cpu"):
+    "What torch.save left, as far as it is tensors and plain values; silent where torch warns of a file that is refused anyway"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(path, device, weights_only=True)
+
 # %% ../nbs/02_models.ipynb #ad262ba3
 def _read_weights(path):
     "The state dict in a safetensors or torch file, read without running anything that stands in it"
     path = Path(path)
     if not path.is_file(): raise WrnbError(f"{path} is not there: give the path of a checkpoint behind the model's @")
-    try: state = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else torch.load(path, "cpu", weights_only=True)
+    try: state = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else _torch_file(path)
     except _DAMAGE as e:
         if "unsupported global" in str(e).lower(): raise WrnbError(f"{path} holds more than tensors and is refused, since reading it could run code: save its state_dict alone") from None
         raise WrnbError(f"{path} is damaged or no checkpoint: fetch it again") from None
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict): state = state[key]
-    if not (isinstance(state, dict) and state and all(isinstance(v, torch.Tensor) for v in state.values())):
+    if not (isinstance(state, dict) and state and all(isinstance(k, str) and _plain(v) for k, v in state.items())):
         raise WrnbError(f"{path} holds no weights: save the model's state_dict in it")
     return state
 
@@ -415,14 +433,94 @@ def logits_of(
         if bad: raise WrnbError(f"the model's logits are NaN or infinite for {ds.ids[bad[0]] if hasattr(ds, 'ids') else f'image {bad[0]}'}: give --model another checkpoint, or remove the image")
     return torch.cat(out)
 
+# %% ../nbs/02_models.ipynb #3737c605
+class _Watch(TorchFunctionMode):
+    "Keeps each call of a torch function that may read values: the function, what it was given, its result"
+    def __init__(self): super().__init__(); self.calls = []
+    def __torch_function__(self, f, types, args=(), kwargs=None):
+        out = f(*args, **(kwargs or {}))
+        if f not in (torch.Tensor.dim, torch.Tensor.size, torch.Tensor.shape.__get__): self.calls.append((f, tree_leaves((args, kwargs)), out))
+        return out
+
+# %% ../nbs/02_models.ipynb #c5383c5e
+def _fold(net, x):
+    "Multiply batch norms into the convolutions that only they read, in place; `x` shows which those are"
+    convs = [m for m in net.modules() if isinstance(m, nn.Conv2d) and "weight" in m._parameters]
+    norms = {id(m.running_mean): m for m in net.modules() if type(m) is nn.BatchNorm2d and m.running_mean is not None}
+    bare = [m for m in convs if m.bias is None]
+    for m in bare: m.bias = nn.Parameter(m.weight.new_zeros(len(m.weight)))  # does the module use it?
+    with torch.inference_mode(), torch.compiler.set_stance("force_eager"), _Watch() as seen: net(x)
+    reads = Counter(id(v) for _, read, _ in seen.calls for v in read)
+    def once(v): return reads[id(v)] == 1
+    owner = {id(m.weight): m for m in convs if once(m.weight) and once(m.bias)}
+    made = {id(out): owner[id(v)] for f, read, out in seen.calls if f is torch.conv2d and once(out) for v in read if id(v) in owner and any(b is owner[id(v)].bias for b in read)}
+    for f, read, _ in seen.calls:
+        if not (f is F.batch_norm and id(read[0]) in made and id(read[1]) in norms and once(read[1])): continue
+        conv, norm = made[id(read[0])], norms[id(read[1])]
+        conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        norm.forward = nn.Identity().forward
+        bare = [m for m in bare if m is not conv]
+    for m in bare: m.bias = None
+    return net
+
+# %% ../nbs/02_models.ipynb #8579383f
+PRECISIONS = dict(fp32=None, bf16=torch.bfloat16)  # what autocast computes in
+
+# %% ../nbs/02_models.ipynb #ac5b08e0
+def check_precision(
+    precision:str, # as the user gives it
+):
+    "Raise `WrnbError` unless it is one of `PRECISIONS`"
+    if precision not in PRECISIONS: raise WrnbError(f"precision={precision!r} is not known: give one of {', '.join(PRECISIONS)}")
+
+# %% ../nbs/02_models.ipynb #c2483d68
+def _compiled(net):
+    "`net` through `torch.compile`, for batches filled up to a power of two"
+    from torch._dynamo.exc import BackendCompilerFailed
+    fast = torch.compile(net, dynamic=False, options=dict(freezing=True))
+    def forward(x):
+        rows = 1 << (len(x)-1).bit_length()
+        try: return fast(F.pad(x, (0,)*7 + (rows-len(x),)))[:len(x)]
+        except BackendCompilerFailed as e: raise WrnbError(f"--compile: torch.compile cannot work here ({str(e).splitlines()[0]}): install a C++ compiler (g++), or leave --compile out") from e
+    return forward
+
+# %% ../nbs/02_models.ipynb #4a644b29
+class InferenceModel:
+    "A copy of a classifier for fast inference: called with pixels in [0,1], it gives float32 logits and no gradients"
+    def __init__(self,
+        model, # a fastai `Learner`, or a module from pixels in [0,1] to logits; it is copied, not changed
+        device:torch.device="cpu", # where to compute
+        precision:str="fp32", # a key of `PRECISIONS`
+        compile:bool=False, # through `torch.compile`: changes logits by rounding alone, pays for millions of rows
+    ):
+        check_precision(precision)
+        self.net, self.forward = copy.deepcopy(as_model(model)).to(device, memory_format=torch.channels_last), None
+        self.compile, self.autocast = compile, partial(torch.autocast, torch.device(device).type, PRECISIONS[precision], PRECISIONS[precision] is not None)
+
+    @torch.inference_mode()
+    def __call__(self, x):
+        if self.forward is None:
+            _fold(self.net, torch.zeros_like(x[:1]).repeat(2, 1, 1, 1))
+            self.forward = _compiled(self.net) if self.compile else self.net
+        with self.autocast(): logits = self.forward(x)
+        if not isinstance(logits, torch.Tensor): raise WrnbError(f"the model returns a {type(logits).__name__}, not logits [N, classes]: wrap it so that it does")
+        return logits.float()
+
 # %% ../nbs/02_models.ipynb #8009a5f8
 class EpochSeedCallback(Callback):
-    "Seed every epoch by (seed, epoch), so that one that is repeated is the same"
+    "Seed every epoch by (seed, epoch), so that one that is repeated is the same; processes share the order of images, not the augmentation"
     order = -50
     def __init__(self, seed:int=0): self.seed = seed
     def before_epoch(self):
         s = (self.seed*1_000_003 + self.epoch) % 2**32
-        set_seed(s); self.dls.train.rng = random.Random(s)
+        set_seed((s + 2_654_435_769*this_process().rank) % 2**32); self.dls.train.rng = random.Random(s)
+
+# %% ../nbs/02_models.ipynb #ee61ae46
+def _sum_of_all(values):
+    "Sums of numbers over all processes"
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    total = torch.tensor(values, dtype=torch.float64, device=device); torch.distributed.all_reduce(total)
+    return [type(v)(t) for v, t in zip(values, total.tolist())]
 
 # %% ../nbs/02_models.ipynb #23755d4d
 class EpochRowsCallback(Callback):
@@ -433,17 +531,26 @@ class EpochRowsCallback(Callback):
         s, n = self.sums["train" if self.training else "valid"], len(self.y)
         s[0] += self.learn.loss.item()*n; s[1] += (self.pred.argmax(1) != self.y).sum().item(); s[2] += n
     def after_epoch(self):
+        if torch.distributed.is_initialized(): self.sums = {k: _sum_of_all(v) for k, v in self.sums.items()}
         (loss, _, n), (vloss, wrong, vn) = self.sums["train"], self.sums["valid"]
         if n: self.learn.epoch_log = [*getattr(self.learn, "epoch_log", []), dict(epoch=self.epoch+1, lr=float(self.opt.hypers[-1]["lr"]), n=n, train_loss=loss/n, valid_loss=vloss/max(vn, 1), valid_error=wrong/max(vn, 1))]
 
+# %% ../nbs/02_models.ipynb #c4bfc4ff
+def bare(
+    model:nn.Module, # a model, or its `DistributedDataParallel`
+)->nn.Module:
+    "The model itself, without what training in several processes wraps it in"
+    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+
 # %% ../nbs/02_models.ipynb #98537dcd
 class CheckpointCallback(Callback):
-    "Save model, optimiser and log to `path` after each epoch"
+    "Save model, optimiser and log to `path` after each epoch; of several processes the first does"
     order = 70
     def __init__(self, path:Path): self.path = path
     def after_epoch(self):
         if getattr(self.learn, "epoch_log", [{}])[-1].get("epoch") != self.epoch+1: return  # an epoch that is skipped
-        state = dict(epoch=self.epoch+1, model=self.learn.model.state_dict(), opt=self.opt.state_dict(), log=self.learn.epoch_log)
+        if not first_process(): return
+        state = dict(epoch=self.epoch+1, model=bare(self.learn.model).state_dict(), opt=self.opt.state_dict(), log=self.learn.epoch_log)
         data = io.BytesIO(); torch.save(state, data)  # torch's own writer dies otherwise than by an OSError where the disk is full
         write_atomic(self.path, lambda p: p.write_bytes(data.getbuffer()))
 
@@ -451,10 +558,13 @@ class CheckpointCallback(Callback):
 def _resume(learn, path):
     "Bring a Learner to where its checkpoint stands; returns the epochs done"
     if not path.is_file(): return 0
-    try: state = torch.load(path, map_location=learn.dls.device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as e: raise WrnbError(f"{path} is damaged: delete it to start this training again") from e
-    learn.model.load_state_dict(state["model"])
-    learn.create_opt(); learn.opt.load_state_dict(state["opt"]); learn.epoch_log = state["log"]
+    try:
+        state = _torch_file(path, learn.dls.device)
+        learn.model.load_state_dict(state["model"])
+        learn.create_opt(); learn.opt.load_state_dict(state["opt"]); learn.epoch_log = state["log"]
+        rows = [r["epoch"] for r in state["log"] if r["valid_error"] >= 0]
+        if len(rows) != state["epoch"] or rows != list(range(1, len(rows)+1)): raise ValueError("epochs are missing")
+    except _DAMAGE as e: raise WrnbError(f"{path} is damaged: delete it to start this training again") from e
     return state["epoch"]
 
 # %% ../nbs/02_models.ipynb #83df78d3
@@ -466,8 +576,82 @@ class AutocastCallback(Callback):
     def after_pred(self): self.learn.pred = self.pred.float()
     def after_loss(self): self.context.__exit__(None, None, None)
 
-# %% ../nbs/02_models.ipynb #cb899b10
-PRECISIONS = dict(fp32=[], bf16=[AutocastCallback])  # the callbacks that each needs
+# %% ../nbs/02_models.ipynb #69725ec6
+class _MeanOfAll(torch.autograd.Function):
+    "Mean over all processes; its gradient is the gradients' mean over all processes"
+    @staticmethod
+    def forward(ctx, x):
+        x = x.clone(memory_format=torch.contiguous_format); torch.distributed.all_reduce(x)
+        return x/torch.distributed.get_world_size()
+    @staticmethod
+    def backward(ctx, grad): return _MeanOfAll.forward(ctx, grad)
+
+# %% ../nbs/02_models.ipynb #a3da8bac
+class _SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
+    "Batch norm with the statistics of all processes' batches, which are of one size, on a CPU"
+    def _check_input_dim(self, x): pass
+    def forward(self, x):
+        if not self.training: return super().forward(x)
+        dims, shape, f = [0, *range(2, x.dim())], (1, -1, *[1]*(x.dim()-2)), x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = _MeanOfAll.apply(f.mean(dims)); var = _MeanOfAll.apply((f - mean.view(shape)).square().mean(dims))
+        if self.track_running_stats: self._update(mean.detach(), var.detach(), f.numel()//f.shape[1]*torch.distributed.get_world_size())
+        f = (f - mean.view(shape))*(var + self.eps).rsqrt().view(shape)
+        return (f*self.weight.view(shape) + self.bias.view(shape) if self.affine else f).to(x.dtype)
+
+    def _update(self, mean, var, n):
+        self.num_batches_tracked.add_(1)
+        share = 1/self.num_batches_tracked.item() if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean, share); self.running_var.lerp_(var*n/(n-1), share)
+
+# %% ../nbs/02_models.ipynb #cacc5d64
+def _norms(model):
+    "The batch norm layers of a model; raises `WrnbError` where one cannot be shared"
+    norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    for m in norms:
+        if type(m) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
+            raise WrnbError(f"the model's {type(m).__name__} cannot be shared by several processes: fine-tune it in one process, without accelerate launch")
+    return norms
+
+# %% ../nbs/02_models.ipynb #62f79c72
+def _shared_loader(dl):
+    "A loader that reads this process's share of every batch of `dl`"
+    from fastai.distributed import DistributedDL
+    class SharedDL(DistributedDL):
+        rng = property(lambda self: self.dl.rng, lambda self, rng: setattr(self.dl, "rng", rng))
+        def __len__(self): return len(self.dl)
+        def get_idxs(self):
+            steps, w = chunked(self.dl.get_idxs(), self.dl.bs, drop_last=self.drop_last), self.world_size
+            return [i for s in steps for i in s[self.rank*len(s)//w:(self.rank+1)*len(s)//w]]
+        def create_batches(self, samps): return batches(self.dataset, list(chunked(list(samps), self.bs)))
+        def to_detach(self, b, cpu=True, gather=True): return to_detach(b, cpu, gather=False)
+    shared = SharedDL(dl); shared.bs = dl.bs//shared.world_size
+    return shared
+
+# %% ../nbs/02_models.ipynb #e0c55d2a
+class _OwnBuffersCallback(Callback):
+    "Leave out the broadcast of buffers before every forward pass: shared batch norm keeps them equal, and shares of the last batch may be empty"
+    order = 12  # after fastai's `DistributedTrainer`
+    def before_fit(self): self.learn.model.broadcast_buffers = False
+
+# %% ../nbs/02_models.ipynb #d64ff00e
+@contextmanager
+def _together(learn):
+    "fastai's distributed context, for a Learner on any device; nothing where there is one process"
+    me, cpu = this_process(), learn.dls.device.type == "cpu"
+    if me.world == 1: yield; return
+    try: import accelerate
+    except ImportError: raise WrnbError("training in several processes needs accelerate: pip install accelerate") from None
+    if "MASTER_ADDR" not in os.environ: raise WrnbError(f"training in {me.world} processes needs MASTER_ADDR and MASTER_PORT, where they meet: start with accelerate launch, or set them")
+    import fastai.distributed
+    for k, v in dict(RANK=me.rank, WORLD_SIZE=me.world, LOCAL_RANK=me.local).items(): os.environ.setdefault(k, str(v))  # where fastai looks
+    loaders, kinds = list(learn.dls.loaders), {m: type(m) for m in _norms(learn.model)}
+    learn.dls.loaders = [_shared_loader(dl) for dl in loaders]
+    for m in kinds: m.__class__, m.process_group = _SharedBatchNorm if cpu else nn.SyncBatchNorm, None
+    try:
+        with learn.distrib_ctx(sync_bn=False, cpu=cpu, mixed_precision="no"), learn.added_cbs(_OwnBuffersCallback()): yield
+    finally:
+        learn.dls.loaders = loaders
+        for m, kind in kinds.items(): m.__class__ = kind
 
 # %% ../nbs/02_models.ipynb #55506142
 def train(
@@ -476,7 +660,7 @@ def train(
     valid:Dataset, # images to watch the training with; nothing is chosen by them
     epochs:int=5, # times through the training images; 0 only makes the Learner
     lr:float=0.1, # largest learning rate
-    bs:int=128, # images a step
+    bs:int=128, # images a step, of all processes together
     seed:int=0, # of order and augmentation
     cbs:list=(), # more fastai callbacks: transforms, losses
     out:Path=None, # folder of log and checkpoint to resume from; None keeps nothing
@@ -485,19 +669,24 @@ def train(
     precision:str="fp32", # "fp32" or "bf16"
 )->Learner:
     "Train with SGD, Nesterov momentum and a cosine schedule; interrupted and started again, it ends with the same weights"
-    check_range("epochs", epochs, 0); check_range("lr", lr, 0, above=True); check_range("bs", bs, 1)
-    if precision not in PRECISIONS: raise WrnbError(f"precision={precision!r} is not known: give one of {', '.join(PRECISIONS)}")
+    check_range("epochs", epochs, 0); check_range("lr", lr, 0, above=True); check_range("bs", bs, 1); check_precision(precision)
+    step, world = min(bs, len(ds)), this_process().world
+    if step % world: raise WrnbError(f"bs={step} images a step cannot be shared evenly by {world} processes: give --bs a multiple of {world}")
     dls = pixel_loaders(ds, valid, bs, pick_device(device), workers)
     sgd = partial(OptimWrapper, opt=torch.optim.SGD, momentum=.9, nesterov=True, weight_decay=5e-4)
     schedule = ParamScheduler(dict(lr=combined_cos(.1, lr/10, lr, lr/1000)))
     checkpoint = out and Path(out)/"checkpoint.pt"
     learn = Learner(dls, model.to(dls.device, memory_format=torch.channels_last), loss_func=CrossEntropyLossFlat(), opt_func=sgd, lr=lr,
-                    cbs=[EpochSeedCallback(seed), EpochRowsCallback(), *(c() for c in PRECISIONS[precision]), *cbs, *([CheckpointCallback(checkpoint)] if out else [])])
+                    cbs=[EpochSeedCallback(seed), EpochRowsCallback(), *([AutocastCallback()] if PRECISIONS[precision] else []), *cbs, *([CheckpointCallback(checkpoint)] if out else [])])
     done = _resume(learn, checkpoint) if out else 0
     with learn.no_logging(), nullcontext() if shows_progress() else learn.no_bar():
         try:
-            if done < epochs: learn.fit(epochs, lr=lr, cbs=schedule, start_epoch=done)
+            if done < epochs:
+                with _together(learn): learn.fit(epochs, lr=lr, cbs=schedule, start_epoch=done)
         except WrnbError as e: raise WrnbError(str(e).splitlines()[-1].strip()) from e  # fastai puts the callback's name before it
+        except RuntimeError as e:
+            if world == 1 or not (isinstance(e, torch.distributed.DistError) or "gloo" in str(e)): raise
+            raise WrnbError("another of the processes that train together was lost: start all of them again, finished epochs stay") from e
     learn.model.eval()
     return learn
 
@@ -509,5 +698,5 @@ def keep_trained(
     name:str, # the folder in it for weights and log
 ):
     "Save a trained model and its log in a run folder, note the stage as done and drop the checkpoint"
-    write_table(pd.DataFrame(learn.epoch_log), run/name/"log.csv"); save_weights(learn.model, run/name/"model.safetensors")
+    if first_process(): write_table(pd.DataFrame(learn.epoch_log), run/name/"log.csv"); save_weights(learn.model, run/name/"model.safetensors")
     run.finish(stage); (run/name/"checkpoint.pt").unlink(missing_ok=True)

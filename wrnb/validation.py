@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from torch.utils.data import Dataset
 
 from .attacks import attacks
-from .core import COLUMNS, Run, WrnbError, check_range, in_parts, pick_device, read_table, wilson, write_atomic, write_table
+from .core import COLUMNS, Run, WrnbError, check_range, first_process, in_parts, pick_device, read_table, wait_for, wilson, write_atomic, write_table
 from .corruptions import corruptions
 from .data import batches, data_hash, images_of, subset
 from .models import as_model, weights_hash
@@ -170,15 +170,21 @@ def validate(
     kinds, run = perturbations or all_perturbations(), Run(out) if out else None
     net = as_model(model).to(device, memory_format=torch.channels_last)
     options = dict(k=len(weak), weak=_digest(weak), perturbations=_digest([repr(p) for p in kinds]), seed=seed, data=data_hash(ds), test=data_hash(test), model=weights_hash(net))
-    if run and not run.claim("validate", options, device): table = read_table(run/"validation.csv")
-    else:
+    if not run or run.claim("validate", options, device):
         table = _validate_all(net, three_subsets(ds, weak, test, seed), kinds, name, seed, run and run.parts("validate"), batch_size, workers, device)
-        if run: write_table(table, run/"validation.csv"); table = read_table(run/"validation.csv")
-    found = Validation(table, rule, model, ds, test)
-    if run:
-        write_atomic(run/"weaknesses.json", lambda p: p.write_text(json.dumps(found.split(), indent=2)+"\n"))
-        if not run.done("validate"): run.finish("validate")
+        if not run: return Validation(table, rule, model, ds, test)
+        if first_process(): _save_split(Validation(read_table(write_table(table, run/"validation.csv")), rule), run)
+        run.finish("validate")
+    found = Validation(read_table(run/"validation.csv"), rule, model, ds, test)
+    _save_split(found, run)
     return found
+
+# %% ../nbs/07_validation.ipynb #a5d2473a
+def _save_split(found, run):
+    "Leave strengths and weaknesses by the rule in the run folder; all but the first of several processes wait for them"
+    path, text = run/"weaknesses.json", json.dumps(found.split(), indent=2) + "\n"
+    if first_process(): write_atomic(path, lambda p: p.write_text(text))
+    else: wait_for(lambda: path.is_file() and path.read_text() == text, f"process 0 to write {path}")
 
 # %% ../nbs/07_validation.ipynb #feb44d4d
 def _digest(values):

@@ -25,12 +25,15 @@ def ranked(self:Scores,
 # %% ../nbs/04_weak.ipynb #6b05092a
 @patch
 def weakest(self:Scores,
-    k:int=None, # how many; None takes every one that `threshold` leaves
+    k:int=None, # how many; None takes every one that `threshold` leaves, or those that a search with `top_k` was for
     per_class:bool=False, # k of each class, class by class
     threshold:float=None, # only images whose score is above this, in [0, 1]
 )->np.ndarray: # indices into the data set, weakest first
     "Weak robust samples: the k highest scores among images that are right when clean (arXiv 2509.19197 section III); raises `WrnbError` where there are fewer than k"
-    r = self.ranked()
+    r, top_k = self.ranked(), self.options.get("top_k")
+    if top_k:
+        k = top_k if k is None else k
+        if per_class or threshold is not None or k > top_k: raise WrnbError(f"only the {top_k} weakest were searched for, with --top-k: take up to {top_k}, not by class or threshold, or score without --top-k")
     if k is None and threshold is None: raise WrnbError("weakest needs k or threshold: say how many images, or from which score on")
     if threshold is not None: check_range("threshold", threshold, 0, 1); r = r[r.score > threshold]
     if k is None: return r["index"].to_numpy()
