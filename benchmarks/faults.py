@@ -74,7 +74,7 @@ def end(pid, seconds):
 class Desk:
     "Where the cases are worked on, and the rows they leave"
     def __init__(self, home, seed):
-        self.home, self.seed, self.rows, self.rng = home, seed, [], np.random.default_rng(seed)
+        self.home, self.rows, self.hits, self.rng = home, [], [], np.random.default_rng(seed)
         self.run, self.new, self.bad = home/"run", home/"new", home/"bad"
 
     def row(self, section, case, expected, seen, ok):
@@ -164,7 +164,7 @@ def struck(desk, stage, run, seconds):
         code, _ = end(begin(command(stage, run), desk.home/"talk", log), desk.rng.uniform(0, seconds) if again else 10*LIMIT)
         redone += sorted(there & set(log.read_text().splitlines()))
         if code == 0 and not hits: return struck(desk, stage, undone(desk, stage), seconds)  # it was faster than the moment drawn
-        if code == 0: return hits, redone
+        if code == 0: desk.hits += hits; return hits, redone
         assert code == -signal.SIGKILL, (desk.home/"talk").read_text()
         hits.append(moment(run, stage))
 
@@ -495,7 +495,8 @@ def main():
     df = df.assign(n=df.groupby("section").section.transform("size"), seed=a.seed, device=info["device"], threads=info["threads"], commit=info["commit"])
     df.to_csv(Path(__file__).with_suffix(".csv"), index=False, lineterminator="\n")
     counts = df.assign(measured=df.ok.notna(), ok=df.ok.eq(True)).groupby("section", sort=False)[["measured", "ok"]].sum().rename(columns=dict(ok="as expected"))
-    print(f"\n{time.monotonic()-start:.0f} s, seed {a.seed}, commit {info['commit']}\n{counts.to_string()}")
+    hits = {w: desk.hits.count(w) for w in ("before", "in", "after")}
+    print(f"\n{time.monotonic()-start:.0f} s, seed {a.seed}, commit {info['commit']}; {len(desk.hits)} kills: {', '.join(f'{n} {w} the stage' for w, n in hits.items())}\n{counts.to_string()}")
 
 
 if __name__ == "__main__": main()

@@ -8,7 +8,7 @@ block by block. A small network (digits_net, fresh weights) scores them with few
 resident memory the system reports. `loaded` is the peak when the list of images stands and none is scored yet. A ratio of 1 means that memory
 does not grow with the number of images; the goal is 1.1. Takes some ten minutes. Writes benchmarks/memory.csv; the table of ratios comes last.
 """
-import argparse, os, resource, shutil, subprocess, sys, tempfile, time
+import argparse, os, resource, shutil, subprocess, sys, tempfile
 from pathlib import Path
 
 import pandas as pd
@@ -27,24 +27,23 @@ def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024  # Li
 
 
 def score(folder, neighbors, threads, seed):
-    "Runs in a process of its own: prints peak after loading, peak at the end, seconds"
+    "Runs in a process of its own: prints peak after loading and at the end"
     import torch
     from wrnb.data import load_data
     from wrnb.models import load_model
     from wrnb.scoring import score_robustness
     torch.set_num_threads(threads); torch.manual_seed(seed)
-    ds, start = load_data(folder)[0], time.perf_counter()
-    loaded = peak()
+    ds = load_data(folder)[0]; loaded = peak()
     score_robustness(load_model("digits_net", len(ds.classes)), ds, .05, neighbors, seed=seed, out=f"{folder}-run", device="cpu")
-    print(loaded, peak(), time.perf_counter() - start)
+    print(loaded, peak())
 
 
 def measure(a, n, home):
     link(a.data, home/str(n), n)
     out = subprocess.run([sys.executable, __file__, "--one", home/str(n), "--neighbors", str(a.neighbors), "--threads", str(a.threads), "--seed", str(a.seed)],
                          check=True, stdout=subprocess.PIPE, text=True, env=dict(os.environ, OMP_NUM_THREADS=str(a.threads))).stdout
-    loaded, top, seconds = map(float, out.split()[-3:])
-    return dict(n=n, loaded_mib=round(loaded, 1), peak_mib=round(top, 1), seconds=round(seconds, 1))
+    loaded, top = map(float, out.split()[-2:])
+    return dict(n=n, loaded_mib=round(loaded, 1), peak_mib=round(top, 1))
 
 
 def main():
@@ -63,7 +62,7 @@ def main():
     df = df.assign(ratio=(df.peak_mib/df.peak_mib[0]).round(3), neighbors=a.neighbors, threads=a.threads, seed=a.seed, commit=info["commit"], device=info["device"], torch=info["versions"]["torch"])
     df.to_csv(Path(__file__).with_suffix(".csv"), index=False, lineterminator="\n")
     print(f"{df.device[0]}, torch {df.torch[0]}, commit {df.commit[0]}; ratio: peak memory to that of the first row, goal 1.1")
-    print(df[["n", "loaded_mib", "peak_mib", "seconds", "ratio"]].to_string(index=False))
+    print(df[["n", "loaded_mib", "peak_mib", "ratio"]].to_string(index=False))
 
 
 if __name__ == "__main__": main()

@@ -125,7 +125,7 @@ def main():
     if a.resnet20: rows.append(bf16(a, a.threads[-1], device))
     if (a.pictures/"train").is_dir(): rows.append(decoding(a, device))
     info = provenance(device)
-    df = pd.DataFrame(rows).assign(seed=a.seed, commit=info["commit"], device=info["device"], torch=info["versions"]["torch"])
+    df = pd.DataFrame(rows).assign(seed=a.seed, commit=info["commit"], device=info["device"], torch=info["versions"]["torch"]).convert_dtypes()
     df.to_csv(Path(__file__).with_suffix(".csv"), index=False, lineterminator="\n")
     tables = {part: t.dropna(axis=1, how="all").drop(columns=["part", "seed", "commit", "device", "torch"]) for part, t in df.groupby("part", sort=False)}
     print(f"{df.device[0]}, torch {df.torch[0]}, commit {df.commit[0]}")

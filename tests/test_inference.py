@@ -70,12 +70,14 @@ def test_compiled_it_gives_the_same_logits_for_any_number_of_rows(cold):
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # three rows are filled up to four
 
 
-def test_without_a_compiler_it_says_so(cold, monkeypatch):
+def test_without_a_compiler_it_says_so_and_the_run_goes_on_without(cold, monkeypatch, tmp_path):
     import torch._inductor.config as config
     monkeypatch.setattr(config.cpp, "cxx", (None, "no-such-compiler"))
-    ds = load_data("digits", limit=4)[0]
-    with pytest.raises(WrnbError, match="^--compile: .*no-such-compiler.*leave --compile out$") as e: score_robustness(load_model("digits_net", 10), ds, eps=.1, n_neighbors=2, device="cpu", compile=True)
+    ds, model = load_data("digits", limit=4)[0], load_model("digits_net", 10)
+    def score(**compute): return score_robustness(model, ds, eps=.1, n_neighbors=2, out=tmp_path/"run", device="cpu", **compute)
+    with pytest.raises(WrnbError, match="^--compile: .*no-such-compiler.*leave --compile out$") as e: score(compile=True)
     assert "\n" not in str(e.value)
+    assert len(score()) == 4  # the same folder: how it is computed is none of the stage's options
 
 
 def test_what_returns_no_logits_is_named():

@@ -126,7 +126,7 @@ def brute(t, keep=lambda r: True):
     return [r.index for r in sorted((r for r in t.rename(columns=dict(index="i")).rename_axis("index").reset_index().itertuples(index=False) if r.clean_correct and keep(r)), key=lambda r: -r.score)]
 
 
-@some(60)
+@some(40)
 @given(tables(), st.integers(0, 4).map(lambda v: v/4))
 def test_the_weakest_are_those_of_a_plain_sort(found, threshold):
     order = brute(found.table)
@@ -175,7 +175,8 @@ def test_kl_bounds_solve_their_equation(mean, n, rate):
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
-names, counts = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=12), st.integers(0, 10**9)
+letters = st.sampled_from("\r\n\t ,;'\"") | st.characters(exclude_categories=["Cs"], exclude_characters="\0")
+names, counts = st.text(letters, max_size=12), st.integers(0, 10**9)
 CELLS = dict(dict.fromkeys("rank index label pred n_neighbors n_wrong n".split(), counts), **dict.fromkeys("id subset model family perturbation".split(), names), clean_correct=st.booleans(),
              severity=st.integers(0, 5), **dict.fromkeys("score score_low score_high error low high".split(), shares))
 
@@ -192,7 +193,7 @@ def tmp(tmp_path_factory): return tmp_path_factory.mktemp("properties")
 
 
 @pytest.mark.parametrize("ext", ["csv", "parquet"])
-@some(60)
+@some(40)
 @given(any_table())
 def test_a_table_is_read_as_it_was_written(ext, tmp, table):
     stem, df = table
@@ -213,7 +214,7 @@ def damage(draw):
     return change
 
 
-@some(250)
+@some(200)
 @given(damage())
 def test_a_damaged_parquet_table_is_refused(tmp, change):
     "Its checksums leave no wrong table"
@@ -226,7 +227,7 @@ def test_a_damaged_parquet_table_is_refused(tmp, change):
     if got is not None: pd.testing.assert_frame_equal(got, want, check_exact=True)
 
 
-@some(120)
+@some(80)
 @given(damage(), any_table())
 def test_a_damaged_csv_has_the_right_kinds_or_is_refused(tmp, change, table):
     stem, df = table; path = write_table(df, tmp/f"{stem}.csv"); path.write_bytes(change(path.read_bytes()))
@@ -268,8 +269,8 @@ def test_a_damaged_array_is_read_or_refused(tmp, change, name, head):
     if got is not None: assert len(got) == 10 and got.pixels("fog").shape == (5, 10, 32, 32, 3) and got.labels.min() >= 0
 
 
-@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "PPM", "WEBP", "TIFF"])
-@some(40)
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "BMP", "PPM", "WEBP", "TIFF"])
+@some(30)
 @given(damage(), st.booleans())
 def test_a_damaged_picture_is_read_or_refused(kind, tmp, change, head):
     data = io.BytesIO(); Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 24, 3), np.uint8)).save(data, kind); raw = data.getvalue()
@@ -278,10 +279,10 @@ def test_a_damaged_picture_is_read_or_refused(kind, tmp, change, head):
     if got is not None: assert got.shape == (16, 16, 3) and got.dtype == np.uint8
 
 
-file_names = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=15).filter(lambda s: s[0] != "." and len(s.encode()) < 100)
+file_names = st.text(letters.filter(lambda c: c != "/"), min_size=1, max_size=15).filter(lambda s: s[0] != "." and len(s.encode()) < 100)
 
 
-@some(40)
+@some(25)
 @given(st.dictionaries(file_names, st.lists(file_names, min_size=1, max_size=2, unique=True), min_size=1, max_size=3))
 def test_files_and_classes_may_have_any_name(tree):
     "Spaces, line breaks, quotes, any script; ids come back from both kinds of tables"

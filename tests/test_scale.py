@@ -24,7 +24,7 @@ from wrnb.scoring import score_robustness
 ROOT = Path(__file__).resolve().parent.parent
 ENV = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
 SETUP = ["--limit", "300", "--test-limit", "30"]
-SCORE = ["--limit", "1000", "--n-neighbors", "30"]
+SCORE = ["--limit", "1000", "--n-neighbors", "12"]
 RUN = [*SETUP, "--n-neighbors", "5", "-k", "10", "--families", "noise", "--severities", "5", "--attacks", "pgd", "--attack-eps", "8",
        "--protocol", "paper", "--strategies", "reva", "--epochs", "1"]
 LAUNCH = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"]
@@ -151,7 +151,7 @@ def test_one_is_killed_and_started_again(scored, members, tmp_path, victim):
 
 def test_rounds_of_a_search_are_shared(model, members, tmp_path):
     "Every process decides on the next round from the same table; one is killed between them and started again"
-    command = ["score", "digits", "--model", model, *SETUP, "--top-k", "20", "--budget", "3000", "--out"]
+    command = ["score", "digits", "--model", model, *SETUP, "--top-k", "20", "--budget", "2000", "--out"]
     assert main([*command, str(tmp_path/"one")]) == 0
     run = Run(tmp_path/"two"); parts = run.parts("score")
     members.start_all(main, [*command, str(run.path)])

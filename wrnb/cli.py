@@ -22,6 +22,7 @@ def _done_already(stage, path): return f"{stage}: done already, see {path}"
 _RESULTS = dict(base="base/model.safetensors", score="scores.parquet", weak="weak.csv", validate="validation.csv", evaluate="evaluation.csv",
                 **{f"enhance {s}": f"{s}/model.safetensors" for s in _STRATEGIES})
 
+# %% ../nbs/10_cli.ipynb #4fed84ba
 def _setup_checked(run):
     "Data, model and their options as config.json tells them; raises `WrnbError` where it can't be `Loop` that wrote them"
     from wrnb.core import WrnbError
