@@ -2,7 +2,7 @@
 
 The cases are those of benchmarks/faults.py, which runs them, and more, in processes of their own. Here they go through `wrnb.cli.main`, on a run folder of few images.
 """
-import shutil, signal
+import faulthandler, shutil
 
 import pytest
 
@@ -25,11 +25,10 @@ def desk(tmp_path_factory):
 
 @pytest.fixture(autouse=True)
 def in_time():
-    "Hostile input can also make a program wait for ever"
-    def late(*args): raise TimeoutError
-    before = signal.signal(signal.SIGALRM, late); signal.alarm(60)
+    "Hostile input can also make a program wait for ever, in a thread at that: no exception ends it"
+    faulthandler.dump_traceback_later(120, exit=True)
     yield
-    signal.alarm(0); signal.signal(signal.SIGALRM, before)
+    faulthandler.cancel_dump_traceback_later()
 
 
 def refused(desk, capsys, words):
