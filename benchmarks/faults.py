@@ -414,6 +414,9 @@ def bad_arrays(trap):
             "nested header": npy(b"("*9000 + b")"*9000 + b"\n"), "archive": b"PK\x03\x04" + bytes(60)}
 
 
+def rename(path, old, new): path.write_text(path.read_text().replace(old, new))
+
+
 def hostile_files(desk, trap):
     "Yield (case, command): checkpoints, images, corrupted sets"
     for name, write in checkpoints(trap).items():
@@ -424,10 +427,10 @@ def hostile_files(desk, trap):
         d = desk.bad/"set"; shutil.rmtree(d, ignore_errors=True); arrays(d, fog=raw); yield f"corrupted set: {name}", f"evaluate {{run}} --on {d}"
 
 
-def elsewhere(folder):
-    "A corrupted set that wrnb seems to have made, with names that lead outside"
+def elsewhere(folder, **told):
+    "A corrupted set that wrnb seems to have made, told in its config.json with names that lead outside, or otherwise"
     shutil.rmtree(folder, ignore_errors=True); arrays(folder)
-    made = dict(name="digits", data="0"*16, n=10, size=[32, 32], classes=["../../outside"]*10, corruptions=["../../outside/precious"], preset="cifar-c", seed=0)
+    made = dict(name="digits", data="0"*16, n=10, size=[32, 32], classes=["../../outside"]*10, corruptions=["../../outside/precious"], preset="cifar-c", seed=0) | told
     (folder/"config.json").write_text(json.dumps(dict(format=1, stages=dict(corrupt=dict(options=made, started="", finished="x", **provenance())))))
 
 
@@ -452,8 +455,8 @@ def hostile_runs(outside, trap):
 HARMLESS = {  # done, with nothing outside changed: case -> (command, what is done before, what report.html must not hold)
     "a temporary file linked outside": ("report {run}", lambda r, o: link(r/".report.html.part.html", o/"precious"), "\0"),
     "a table linked outside": (VALIDATE, lambda r, o: (undo(r, "validate"), link(r/"validation.csv", o/"precious")), "\0"),
-    "script in the names of perturbations": ("report {run}", lambda r, o: put(r/"validation.csv", perturbation="<script>alert(1)</script>"), "<script"),
-    "script in the names of models": ("report {run}", lambda r, o: put(r/"evaluation.csv", model="<script>alert(1)</script>"), "<script"),
+    "script in the names of perturbations": ("report {run}", lambda r, o: rename(r/"validation.csv", "fog", "<script>alert(1)</script>"), "<script"),
+    "script in the names of models": ("report {run}", lambda r, o: rename(r/"evaluation.csv", "reva", "<script>alert(1)</script>"), "<script"),
     "script and formula in the names of classes": ("report {odd}", lambda r, o: None, "<script")}
 
 

@@ -1,14 +1,17 @@
 """Files made to do harm and run folders that are damaged: refused in one line, nothing executed, nothing outside changed.
 
 The cases are those of benchmarks/faults.py, which runs them, and more, in processes of their own. Here they go through `wrnb.cli.main`, on a run folder of few images.
+Some would make a program wait for ever; pytest.ini says when that counts as a failure.
 """
-import faulthandler, shutil
+import shutil
 
 import pytest
 
 from benchmarks import faults
 from test_loop import complaint, one_thread  # noqa: F401 (a fixture)
+from wrnb.benchmark import corrupted_set
 from wrnb.cli import Loop, main
+from wrnb.core import WrnbError
 
 
 @pytest.fixture(scope="module")
@@ -21,14 +24,6 @@ def desk(tmp_path_factory):
     outside = desk.home/"outside"; (outside/"validate").mkdir(parents=True)
     for f in ("precious", "validate/precious"): (outside/f).write_text("precious")
     return desk
-
-
-@pytest.fixture(autouse=True)
-def in_time():
-    "Hostile input can also make a program wait for ever, in a thread at that: no exception ends it"
-    faulthandler.dump_traceback_later(120, exit=True)
-    yield
-    faulthandler.cancel_dump_traceback_later()
 
 
 def refused(desk, capsys, words):
@@ -70,6 +65,21 @@ def test_damaged_run_folder(case, desk, capsys):
     assert says in refused(desk, capsys, words)
 
 
+@pytest.mark.parametrize("told", [dict(n="10"), dict(classes=7), dict(classes=[None]*10), dict(corruptions=["fog", 3]), dict(name=None), dict(preset=[])], ids=str)
+def test_a_corrupted_set_told_wrongly(told, tmp_path):
+    faults.elsewhere(tmp_path/"set", corruptions=["fog"], classes=list("0123456789"))
+    assert len(corrupted_set(tmp_path/"set")) == 10
+    faults.elsewhere(tmp_path/"set", **dict(dict(corruptions=["fog"], classes=list("0123456789")), **told))
+    with pytest.raises(WrnbError, match="config.json is damaged"): corrupted_set(tmp_path/"set")
+
+
+def test_classes_of_a_corrupted_set_stay_in_it(tmp_path):
+    faults.pictures(tmp_path/"good")
+    for s in range(1, 6): faults.pictures(tmp_path/"set"/"fog"/str(s), 1, ("cat",), (".",))
+    faults.Run(tmp_path/"set").claim("corrupt", dict(name="x", data="0", n=3, classes=["../../../good/train/cat"], corruptions=["fog"], preset="tiny-imagenet-c")); faults.Run(tmp_path/"set").finish("corrupt")
+    with pytest.raises(WrnbError, match="would lie elsewhere"): corrupted_set(tmp_path/"set")
+
+
 def test_a_lost_or_refused_table_is_made_again(desk, capsys):
     "The way out that the message names"
     run = desk.copy(); want = (run/"scores.parquet").read_bytes(); faults.flip(run/"scores.parquet")
@@ -94,7 +104,7 @@ def test_more_rows_than_bytes(desk, capsys):
 
 def test_the_page_escapes_what_the_tables_say(desk):
     run = desk.copy(); script = "<script>alert(1)</script>"
-    faults.put(run/"validation.csv", perturbation=script); faults.put(run/"evaluation.csv", model=script)
+    faults.rename(run/"validation.csv", "fog", script); faults.rename(run/"evaluation.csv", "reva", script)
     faults.link(run/".report.html.part.html", desk.home/"outside"/"precious")
     assert main(["report", str(run)]) == 0
     page = (run/"report.html").read_text(); assert "<script" not in page and "&lt;script" in page

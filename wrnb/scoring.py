@@ -155,9 +155,12 @@ def _expected_recall(mean, n, square, chosen):
     "Mean chance of the chosen images to lie above a boundary that as many images are expected to lie above"
     from scipy.optimize import brentq
     from scipy.special import ndtr
-    variance = np.maximum(square - n*mean**2, 0) + (n*mean*(1-mean) + .25)/(n+1)  # that of one more neighbour is taken from a coin, for who has seen few
-    se = np.sqrt(variance/(n+1)/n)
-    boundary = brentq(lambda b: ndtr((mean-b)/se).sum() - chosen.sum(), -2, 3)
+    k, spread = chosen.sum(), np.maximum(square - n*mean**2, 0)
+    own = (spread + (n*mean*(1-mean) + .25)/(n+1))/(n+1)  # with one more neighbour, a coin's, for who has seen few
+    near = np.argsort(-mean, kind="stable")[k - k//2:k + k//2 + 1]; near = near[n[near] > 1]
+    pooled = spread[near].sum()/max((n[near] - 1).sum(), 1)
+    se = np.sqrt(np.maximum(np.minimum(own, pooled) if len(near) else own, 1e-12)/n)
+    boundary = brentq(lambda b: ndtr((mean-b)/se).sum() - k, -3, 4)
     return ndtr((mean-boundary)/se)[chosen].mean()
 
 # %% ../nbs/03_scoring.ipynb #86086b58
