@@ -27,7 +27,7 @@ from .attacks import ATTACKS, Attack, AutoAttack, attacks as named_attacks, wors
 from .core import Run, WrnbError, check_range, first_process, in_parts, pick_device, progress, read_table, this_process, wilson, write_atomic, write_table
 from .corruptions import CORRUPTIONS, EXTRA, FAMILY, PRESETS, Corruption, corrupt, corruptions, pick_preset
 from .data import ImageSet, batches, data_hash, images_of, limited as part_of, read_image
-from .models import as_model, check_outputs, weights_hash
+from .models import InferenceModel, as_model, check_outputs, check_precision, weights_hash
 from .validation import Clean, fitted, measured, wrong_under
 
 # %% ../nbs/09_benchmark.ipynb #60c6c844
@@ -415,32 +415,35 @@ def evaluate(
     workers:int=0, # processes that decode images
     device:str="auto", # "auto", "cpu", "cuda", ...
     families:tuple=None, # of the corruptions: noise, blur, weather, digital, c-bar; None takes all
+    precision:str="fp32", # "fp32" or "bf16", of the answers to clean and corrupted images; attacks have fp32
+    compile:bool=False, # these answers through `torch.compile`; changes the result by rounding alone
 )->Evaluation:
     "Clean error, the corruptions, each attack white-box and transferred from the first model, and the worst case per image"
-    device, run, on_disk = pick_device(device), Run(out) if out else None, isinstance(test, CorruptedSet)
+    device, run, on_disk = pick_device(device), Run(out) if out else None, isinstance(test, CorruptedSet); check_precision(precision)
     if on_disk and attack_names: raise WrnbError("a corrupted set is not attacked: give the clean images to attack, or no attacks")
     if attack_names is None: attack_names = () if on_disk else ("fgsm", "bim", "pgd", "r_fgsm", "mi_fgsm", "uap")
     models = {m: as_model(net).to(device, memory_format=torch.channels_last) for m, net in models.items()}
     what, cells = _what(test), _cells(test, severities, families); named_attacks(attack_names, eps)  # bad ones are refused before the folder is claimed
     for net in models.values() if what.classes else (): check_outputs(net, len(what.classes), what.size, device)
     told = dict(models={m: weights_hash(net) for m, net in models.items()}, **what.options, severities=list(severities), families=families and list(families),
-                eps=[round(e, 9) for e in eps], attacks=list(attack_names), seed=seed)
+                eps=[round(e, 9) for e in eps], attacks=list(attack_names), seed=seed, precision=precision)
     if not run or run.claim("evaluate", told, device):
-        table = _evaluate_all(models, cells, test, test if fit_on is None else fit_on, eps, attack_names, seed, run and run.parts("evaluate"), batch_size, workers, device)
+        fast = {m: InferenceModel(net, device, precision, compile) for m, net in models.items()}
+        table = _evaluate_all(models, fast, cells, test, test if fit_on is None else fit_on, eps, attack_names, seed, run and run.parts("evaluate"), batch_size, workers, device)
         if not run: return Evaluation(table, what.options["source"], what.options["kind"], seed)
         if first_process(): write_table(table, run/"evaluation.csv")
         run.finish("evaluate")
     return read_evaluation(run.path)
 
 # %% ../nbs/09_benchmark.ipynb #b85ef9e0
-def _evaluate_all(models, cells, test, fit_on, eps, attack_names, seed, folder, batch_size, workers, device):
-    "All rows of evaluation.csv, a block a model, each part saved in `folder`"
+def _evaluate_all(models, fast, cells, test, fit_on, eps, attack_names, seed, folder, batch_size, workers, device):
+    "All rows of evaluation.csv, a block a model, each part saved in `folder`; `fast` are copies of the models for what is no attack"
     ask = partial(wrong_under, seed=seed, batch_size=batch_size, workers=workers, device=device)
     parts = cells | {f"attacks-{e*255:g}": named_attacks(attack_names, [e]) for e in eps if attack_names}
     def compute(key):
         if isinstance(parts[key], list): return pd.DataFrame(_attack_rows(parts[key], models, test, fit_on, seed, device, ask))
         images, p = parts[key]
-        return pd.DataFrame(_corruption_rows(p, models, images(), ask))
+        return pd.DataFrame(_corruption_rows(p, fast, images(), ask))
     table = in_parts(folder, list(parts), compute, "evaluating")
     return pd.concat([table[table.model == m] for m in models], ignore_index=True)
 

@@ -183,12 +183,13 @@ def validate(self:Loop,
     attacks:tuple=_ATTACKS, # names of attacks
     attack_eps:tuple=(1, 2, 4, 8), # their radii, in grey levels (eps x 255)
     rule:str="mean", # what makes a weakness
+    **fast, # precision, compile: of the answers to corrupted images
 ):
     "Measure the errors on weak, random and test images; leaves validation.csv and weaknesses.json"
     from wrnb.validation import all_perturbations, validate
     self._told("validate", "validation.csv"); done = self.run.done("validate")
     kinds = all_perturbations(tuple(severities), [e/255 for e in attack_eps], tuple(attacks), families)
-    found = validate(self.base, self.weak_idxs(), *self.data, kinds, rule, seed=self.seed, out=self.run.path, **self.compute)
+    found = validate(self.base, self.weak_idxs(), *self.data, kinds, rule, seed=self.seed, out=self.run.path, **fast, **self.compute)
     if not done: self.say(f"validate: weak to {', '.join(found.weaknesses)} -> {self.run/'validation.csv'}")
     return found
 
@@ -210,6 +211,7 @@ def enhance(self:Loop,
     protocol:str="extra", # what guides: "extra" or "paper"
     guide_eps:float=2., # radius of the attack trained against, in grey levels (eps x 255)
     precision:str="fp32", # "fp32" or "bf16"
+    head_epochs:int=0, # in the first of these only the last layer learns
 ):
     "Fine-tune by one strategy; leaves STRATEGY/model.safetensors and STRATEGY/log.csv"
     from wrnb.core import check_range
@@ -217,7 +219,7 @@ def enhance(self:Loop,
     check_range("guide_eps", guide_eps, 0, 255, above=True)
     stage = f"enhance {strategy}"; self._told(stage, f"{strategy}/model.safetensors")
     learn = enhance(self.base, self.found() if strategy == "reva" else None, strategy, *self.data, epochs=epochs, lr=lr, bs=bs, protocol=protocol, eps=guide_eps/255,
-                    transforms=self.transforms, seed=self.seed, out=self.run.path, device=self.compute["device"], workers=self.compute["workers"], precision=precision)
+                    transforms=self.transforms, seed=self.seed, out=self.run.path, device=self.compute["device"], workers=self.compute["workers"], precision=precision, head_epochs=head_epochs)
     if hasattr(learn, "epoch_log"): self.say(f"enhance: {strategy}, {epochs} epochs, clean test error {100*learn.epoch_log[-1]['valid_error']:.2f} % -> {self.run/strategy}")
 
 # %% ../nbs/10_cli.ipynb #572eeaff
@@ -240,6 +242,7 @@ def evaluate(self:Loop,
     attacks:tuple=_ATTACKS, # names of attacks
     attack_eps:tuple=(1, 2, 4, 8), # their radii, in grey levels (eps x 255)
     families:list=None, # of the corruptions; None takes all
+    **fast, # precision, compile: of the answers to corrupted images
 ):
     "Measure every model of the run on the test images; leaves evaluation.csv"
     from wrnb.benchmark import evaluate
@@ -249,7 +252,7 @@ def evaluate(self:Loop,
     test, models = self.test, self.models()
     self.run.drop("evaluate", models={m: weights_hash(net) for m, net in models.items()})
     self._told("evaluate", "evaluation.csv"); done = self.run.done("evaluate")
-    found = evaluate(models, test, fit_on, tuple(severities), [e/255 for e in attack_eps], tuple(attacks), self.seed, self.run.path, families=families, **self.compute)
+    found = evaluate(models, test, fit_on, tuple(severities), [e/255 for e in attack_eps], tuple(attacks), self.seed, self.run.path, families=families, **fast, **self.compute)
     if not done: self.say(f"evaluate: {len(models)} {'model' if len(models) == 1 else 'models'} on {len(test)} test images -> {self.run/'evaluation.csv'}")
     return found
 
@@ -260,6 +263,7 @@ def evaluate_on(self:Loop,
     severities:tuple=(1, 2, 3, 4, 5), # 1 to 5
     families:list=None, # of the corruptions; None takes all
     attacks:tuple=None, # a corrupted set takes none
+    **fast, # precision, compile: of the answers
 ):
     "Measure every model of the run on a corrupted set; leaves on/NAME/evaluation.csv, NAME being the folder's"
     from wrnb.benchmark import corrupted_set, evaluate
@@ -273,7 +277,7 @@ def evaluate_on(self:Loop,
     old = run.config.get("stages", {}).get("evaluate", {}).get("options", {})
     if old and old.get("data") != images.identity: raise WrnbError(f"{run.path} is of another set with this name: remove it, or rename {folder}")
     done = run.done("evaluate")
-    found = evaluate(models, images, severities=tuple(severities), attack_names=attacks, seed=self.seed, out=run.path, families=families, **self.compute)
+    found = evaluate(models, images, severities=tuple(severities), attack_names=attacks, seed=self.seed, out=run.path, families=families, **fast, **self.compute)
     self.say(_done_already("evaluate", run/"evaluation.csv") if done else f"evaluate: {len(models)} {'model' if len(models) == 1 else 'models'} on {images} -> {run/'evaluation.csv'}")
     return found
 
@@ -404,7 +408,6 @@ def _score_options(p):
     p.add_argument("--recall", type=float, metavar="R", help="expected share of the true top K that is found, an estimate, above 0 up to 1")
     p.add_argument("--tolerance", type=float, metavar="T", help="how far below the K-th highest a chosen image's true score can lie, with 95 %% confidence, above 0 up to 1")
     p.add_argument("--certify", type=float, nargs="?", const=.999, metavar="C", help="add radius_l2, the L2 radius in which the smoothed classifier provably keeps the label, with confidence C (0.999 where C is not given); needs --noise gaussian")
-    p.add_argument("--compile", action="store_true", help="score through torch.compile, which needs a C++ compiler and about a minute to begin with; changes scores by rounding alone")
 
 def _weak_options(p):
     p.add_argument("-k", type=int, help="how many weak samples (default: those of --top-k, or a tenth of the scored images, at most 1000)")
@@ -444,13 +447,17 @@ def _corrupt_options(p):
 # %% ../nbs/10_cli.ipynb #af3313fb
 def _enhance_options(p):
     p.add_argument("--epochs", type=int, default=3, help="times through the training images (default 3)")
+    p.add_argument("--head-epochs", type=int, default=0, metavar="N", help="of them only the last layer learns in the first N (default 0)")
     p.add_argument("--lr", type=float, default=.02, help="largest learning rate of the cosine schedule (default 0.02)")
     p.add_argument("--bs", type=int, help="images a training step (default 128; digits 64)")
     p.add_argument("--protocol", default="extra", help="what guides reva: extra (the four extra corruptions) or paper (the 15 it is tested on) (default extra)")
     p.add_argument("--guide-eps", type=float, metavar="E", help="radius of the attack that is trained against, in grey levels (default 2; digits 8)")
 
 def _precision_option(p):
-    p.add_argument("--precision", default="fp32", metavar="P", help="of scoring and training: fp32 or bf16, which is slow on a processor without instructions for it (default fp32)")
+    p.add_argument("--precision", default="fp32", metavar="P", help="of scoring, training and the answers to corrupted images: fp32 or bf16, which is slow on a processor without instructions for it (default fp32)")
+
+def _compile_option(p):
+    p.add_argument("--compile", action="store_true", help="score, and answer corrupted images, through torch.compile, which needs a C++ compiler and about a minute to begin with; changes results by rounding alone")
 
 def _compute_options(p):
     p.add_argument("--batch-size", type=int, metavar="B", help="images a forward pass (default 512 to score, else 256); changes results by rounding alone")
@@ -497,9 +504,10 @@ def _test_images(a):
 def _rule(a): return float(a.rule) if a.rule.replace(".", "", 1).isdecimal() else a.rule
 def _attack_names(a): return _ATTACKS if a.attacks is None else a.attacks
 def _score(a, loop): loop.score(**{k: getattr(a, k) for k in ("eps", "n_neighbors", "noise", "precision", "compile", "top_k", "budget", "recall", "tolerance", "certify")})
+def _fast(a): return dict(precision=a.precision, compile=a.compile)
 def _weak(a, loop): loop.weak(a.k, a.per_class)
-def _validate(a, loop): loop.validate(a.families, a.severities, _attack_names(a), a.attack_eps, _rule(a))
-def _enhance(a, loop, strategy=None): loop.enhance(strategy or a.strategy, a.epochs, a.lr, a.bs, a.protocol, a.guide_eps, a.precision)
+def _validate(a, loop): loop.validate(a.families, a.severities, _attack_names(a), a.attack_eps, _rule(a), **_fast(a))
+def _enhance(a, loop, strategy=None): loop.enhance(strategy or a.strategy, a.epochs, a.lr, a.bs, a.protocol, a.guide_eps, a.precision, a.head_epochs)
 def _report(a, loop): loop.say(f"report: {loop.report()}")
 
 # %% ../nbs/10_cli.ipynb #75af11f6
@@ -507,7 +515,7 @@ def _tell(found, loop): loop.say(f"\nErrors in percent on {found.table.n.max()} 
 
 def _evaluate(a, loop):
     "In memory, or on a set on disk; ends with the table and the interval of the corruption error"
-    found = loop.evaluate_on(a.on, a.severities, a.families, a.attacks) if a.on else loop.evaluate(a.severities, _attack_names(a), a.attack_eps, a.families)
+    found = loop.evaluate_on(a.on, a.severities, a.families, a.attacks, **_fast(a)) if a.on else loop.evaluate(a.severities, _attack_names(a), a.attack_eps, a.families, **_fast(a))
     _tell(found, loop)
     for m, r in found.corruption_error().iterrows(): loop.say(f"\n{m}: corruption error {100*r.error:.2f} %, 95 % interval {100*r.low:.2f} to {100*r.high:.2f}, n {r.n}, {r.cells} cells, {r.source}")
 
@@ -526,7 +534,7 @@ def _all(a, loop):
     loop.train_base(a.base_epochs, a.base_lr, a.bs)
     for stage in (_score, _weak, _validate): stage(a, loop)
     for s in a.strategies: _enhance(a, loop, s)
-    found = loop.evaluate(a.severities, _attack_names(a), a.attack_eps)
+    found = loop.evaluate(a.severities, _attack_names(a), a.attack_eps, **_fast(a))
     page = loop.report()
     _tell(found, loop); loop.say(f"\n{page}")
 
@@ -546,17 +554,17 @@ def _parser():
         for g in (*groups, _compute_options): g(p)
         p.set_defaults(stage=stage, begin=begin)
         return p
-    p = add("run", "the whole loop: score, weak, validate, enhance, evaluate, report", "wrnb run digits --out runs/digits", _all, (_run_options, _score_options, _weak_options, _severity_options, _validate_options, _enhance_options, _precision_option), _begin)
+    p = add("run", "the whole loop: score, weak, validate, enhance, evaluate, report", "wrnb run digits --out runs/digits", _all, (_run_options, _score_options, _weak_options, _severity_options, _validate_options, _enhance_options, _precision_option, _compile_option), _begin)
     p.add_argument("--strategies", nargs="+", default=["standard", "augmix", "reva"], choices=_STRATEGIES, metavar="S", help="some of standard augmix adversarial reva (default: standard augmix reva)")
     p.add_argument("--base-epochs", type=int, metavar="N", help="epochs to train a base classifier that has no checkpoint (default 30; digits 15)")
     p.add_argument("--base-lr", type=float, metavar="LR", help="its largest learning rate (default 0.1; digits 0.2)")
-    add("score", "score every training image by its random neighbours", "wrnb score cifar10 --model resnet20@resnet20.th --out runs/c10 --eps 0.05", _score, (_run_options, _score_options, _precision_option), _begin)
+    add("score", "score every training image by its random neighbours", "wrnb score cifar10 --model resnet20@resnet20.th --out runs/c10 --eps 0.05", _score, (_run_options, _score_options, _precision_option, _compile_option), _begin)
     add("weak", "pick the weak robust samples", "wrnb weak runs/c10 -k 500", _weak, (_weak_options,))
-    add("validate", "measure the errors under every perturbation on weak, random and test images", "wrnb validate runs/c10 --severities 1 3 5", _validate, (_severity_options, _validate_options))
+    add("validate", "measure the errors under every perturbation on weak, random and test images", "wrnb validate runs/c10 --severities 1 3 5", _validate, (_severity_options, _validate_options, _precision_option, _compile_option))
     p = add("enhance", "fine-tune by one strategy", "wrnb enhance runs/c10 --strategy reva --epochs 3", _enhance, (_enhance_options, _precision_option))
     p.add_argument("--strategy", required=True, metavar="S", help="standard, augmix, adversarial or reva")
     add("evaluate", "measure every model of the run on the test images, or on a corrupted set", "wrnb evaluate runs/c10 --on CIFAR-10-C; a model by itself: wrnb evaluate runs/r20 --data cifar10 --model resnet20@resnet20.th --on CIFAR-10-C",
-        _evaluate, (_severity_options, _evaluate_options), _open_or_begin)
+        _evaluate, (_severity_options, _evaluate_options, _precision_option, _compile_option), _open_or_begin)
     add("corrupt", "write a corrupted copy of the test images in the benchmark's own layout", "wrnb corrupt cifar10 --limit 1000 --out cifar10-c", _corrupt, (_corrupt_options,), _test_images)
     add("report", "write RUN/report.html and its figures", "wrnb report runs/c10", _report, ())
     return parser

@@ -20,7 +20,7 @@ from .attacks import attacks
 from .core import COLUMNS, Run, WrnbError, check_range, first_process, in_parts, pick_device, read_table, wait_for, wilson, write_atomic, write_table
 from .corruptions import corruptions
 from .data import batches, data_hash, images_of, subset
-from .models import as_model, weights_hash
+from .models import InferenceModel, as_model, check_precision, weights_hash
 
 # %% ../nbs/07_validation.ipynb #19e61ffd
 @dataclass(frozen=True)
@@ -163,15 +163,18 @@ def validate(
     batch_size:int=256, # images at a time
     workers:int=0, # processes that decode images
     device:str="auto", # "auto", "cpu", "cuda", ...
+    precision:str="fp32", # "fp32" or "bf16", of the answers under corruptions; attacks have fp32
+    compile:bool=False, # these answers through `torch.compile`; changes the result by rounding alone
 )->Validation:
     "Error under each perturbation on weak samples, random training images and test images, and what the model is weak to (arXiv 2509.19197 section III)"
-    _check_rule(rule)
+    _check_rule(rule); check_precision(precision)
     device, ds, test = pick_device(device), images_of(model, ds), images_of(model, test, "valid")
     kinds, run = perturbations or all_perturbations(), Run(out) if out else None
     net = as_model(model).to(device, memory_format=torch.channels_last)
-    options = dict(k=len(weak), weak=_digest(weak), perturbations=_digest([repr(p) for p in kinds]), seed=seed, data=data_hash(ds), test=data_hash(test), model=weights_hash(net))
+    options = dict(k=len(weak), weak=_digest(weak), perturbations=_digest([repr(p) for p in kinds]), seed=seed, precision=precision, data=data_hash(ds), test=data_hash(test), model=weights_hash(net))
     if not run or run.claim("validate", options, device):
-        table = _validate_all(net, three_subsets(ds, weak, test, seed), kinds, name, seed, run and run.parts("validate"), batch_size, workers, device)
+        nets = net, InferenceModel(net, device, precision, compile)
+        table = _validate_all(nets, three_subsets(ds, weak, test, seed), kinds, name, seed, run and run.parts("validate"), batch_size, workers, device)
         if not run: return Validation(table, rule, model, ds, test)
         if first_process(): _save_split(Validation(read_table(write_table(table, run/"validation.csv")), rule), run)
         run.finish("validate")
@@ -192,13 +195,15 @@ def _digest(values):
     return blake2b(" ".join(map(str, values)).encode(), digest_size=8).hexdigest()
 
 # %% ../nbs/07_validation.ipynb #8cb40ba0
-def _validate_all(net, subsets, kinds, name, seed, folder, batch_size, workers, device):
-    "All rows of validation.csv, in order, each part saved in `folder`"
+def _validate_all(nets, subsets, kinds, name, seed, folder, batch_size, workers, device):
+    "All rows of validation.csv, in order, each part saved in `folder`; `nets` are the model, for attacks, and its fast copy"
+    net, fast = nets
     parts = {f"{s}-{p.name}-{p.severity:g}": (s, p) for s in subsets for p in kinds}
-    ask = partial(wrong_under, models={name: net}, attacked=net, seed=seed, batch_size=batch_size, workers=workers, device=device)
+    ask = partial(wrong_under, attacked=net, seed=seed, batch_size=batch_size, workers=workers, device=device)
     def compute(key):
         s, p = parts[key]
-        return pd.DataFrame([measured(ask(fitted(p, net, subsets[s], seed, device), ds=subsets[s])[name], s, name, p)])
+        w = ask(fitted(p, net, subsets[s], seed, device), {name: net if p.family == "attack" else fast}, subsets[s])
+        return pd.DataFrame([measured(w[name], s, name, p)])
     return in_parts(folder, list(parts), compute, "validating")
 
 # %% ../nbs/07_validation.ipynb #59beedd2
