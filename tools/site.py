@@ -1,10 +1,11 @@
-"""Build the site: the notebooks as nbdev prepares them, rendered by smalldocs into _docs/, then its links checked.
+"""Build the site into _docs/: the notebooks as nbdev prepares them, rendered by Quarto where it is installed and by smalldocs otherwise, then checked.
 
     python -m tools.site
 
-No Quarto, no network: formulas become MathML here, and no page asks another host for anything.
+No network: formulas become MathML, and no page asks another host for anything. Overviews, sidebar and llms.txt are made from the notebooks that are there.
+The build fails on a broken link, a request to another host, and a picture without an alt text.
 """
-import inspect, re, shutil, sys
+import inspect, io, re, shutil, subprocess, sys
 from base64 import b64decode
 from html import unescape
 from html.parser import HTMLParser
@@ -18,12 +19,17 @@ from latex2mathml.converter import convert
 from nbdev.config import get_config
 from nbdev.doclinks import nbglob
 from nbdev.process import Processor
-from nbdev.quarto import nbdev_sidebar, refresh_quarto_yml
+from nbdev.quarto import refresh_quarto_yml
 from nbdev.showdoc import show_doc
+from PIL import Image
 from smalldocs.highlight import highlight
 from smalldocs.site import build
 
 IGNORED = "format.html.html-math-method is ignored"  # this option of _quarto.yml is for Quarto alone
+SECTIONS = dict(  # folder: title, line, pages in the order of reading (others follow by name)
+    tutorials=("Tutorials", "What to do with it, step by step", "own_learner torchvision_folder reading_report reproduce scale"),
+    results=("Results", "What it does on real data, how sure that is, and how to do it again", "cifar10 cifar100 imagenet weak_vs_random guided_vs_unguided weak_samples corruptions attacks scoring"),
+    reference=("Reference", "Every room of the package and what it gives", ""))
 
 
 def page_name(name):
@@ -103,21 +109,25 @@ def finish(text):
     text = re.sub(r'<(link|script)\b[^>]*https://cdn\.jsdelivr\.net/npm/katex[^>]*>(</script>)?', "", text)
     text = re.sub(r'<span class="math inline">\\\((.*?)\\\)</span>', lambda m: convert(unescape(m[1])), text, flags=re.S)
     text = re.sub(r'<span class="math display">\\\[(.*?)\\\]</span>', lambda m: convert(unescape(m[1]), display="block"), text, flags=re.S)
-    return re.sub(r'<img src="data:image/png;base64,([A-Za-z0-9+/]{32})', lambda m: f'<img width="{png_width(m[1])//2}" {m[0][5:]}', text)
+    return re.sub(r'<img (?:alt="[^"]*" )?src="data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=]+)"', sharp, text)
 
 
-def png_width(start): return int.from_bytes(b64decode(start)[16:20], "big")
+def sharp(picture):
+    "The size at which a picture shows: half its pixels; one that a telephone could not show legibly scrolls there"
+    width = Image.open(io.BytesIO(b64decode(picture[1]))).width//2
+    return f'<img width="{width}"{" data-wide" if width > 640 else ""} {picture[0][5:]}'
 
 
 class Links(HTMLParser):
-    "The links, the ids and the other hosts that one page asks for something"
+    "The links, the ids, the other hosts that one page asks for something, and how many pictures have no alt text"
     def __init__(self, text):
         super().__init__()
-        self.links, self.ids, self.hosts = [], set(), set()
+        self.links, self.ids, self.hosts, self.mute = [], set(), set(), 0
         self.feed(text)
 
     def handle_starttag(self, tag, attrs):
         attrs = {k: v for k, v in attrs if v}
+        self.mute += tag == "img" and not attrs.get("alt")
         self.ids |= {attrs[k] for k in ("id", "name") if k in attrs}
         url = attrs.get("src") or attrs.get("href")
         if not url or url.startswith(("data:", "mailto:", "javascript:")): return
@@ -126,11 +136,12 @@ class Links(HTMLParser):
 
 
 def check_links(out):
-    "What is wrong with the links of the site in `out`: missing files, missing anchors, requests to other hosts"
+    "What is wrong with the site in `out`: missing files, missing anchors, requests to other hosts, pictures without alt text"
     pages, wrong = {p: Links(p.read_text()) for p in sorted(out.rglob("*.html"))}, []
     for page, links in pages.items():
         name = page.relative_to(out)
         wrong += [f"{name}: asks another host: {url}" for url in links.hosts]
+        if links.mute: wrong.append(f"{name}: {links.mute} picture(s) without alt text: give their cells #| fig-alt")
         for url in links.links:
             path, anchor = urldefrag(url)
             target = (page.parent/unquote(urlsplit(path).path)).resolve() if path else page
@@ -142,26 +153,84 @@ def check_links(out):
     return wrong
 
 
+def first_lines(path):
+    "Title and one-sentence summary of a notebook"
+    text = next(c.source for c in read_nb(path).cells if c.cell_type == "markdown")
+    return re.match(r"# (.+)\n+> (.+)", text).groups()
+
+
+def contents(cfg):
+    "Section by section the pages that are there: {folder: [(path in the site's sources, title, line)]}"
+    found = {folder: [] for folder in ("", *SECTIONS)}
+    for path in sorted(map(Path, nbglob(cfg.nbs_path, as_path=True))):
+        rel = path.relative_to(cfg.nbs_path)
+        folder = rel.parts[0] if len(rel.parts) > 1 else "" if rel.name == cfg.readme_nb else "reference"
+        found[folder].append((rel.with_name(page_name(rel.name)).as_posix(), *first_lines(path)))
+    for folder, (*_, order) in SECTIONS.items():
+        order = [f"{folder}/{name}.ipynb" for name in order.split()]
+        found[folder].sort(key=lambda page: order.index(page[0]) if page[0] in order else len(order))
+    return found
+
+
+def names_of(module):
+    "The documented names of one room, a list with links"
+    room = import_module(f"wrnb.{module}")
+    names = [n for n in room.__all__ if inspect.isfunction(f := getattr(room, n)) or inspect.isclass(f)] if module != "all" else []
+    return [f"  - [`{n}`](../{module}.ipynb#{n.lower()}): {inspect.getdoc(getattr(room, n)).splitlines()[0]}" for n in names]
+
+
+def overviews(pages, proc):
+    "Write the first page of each section, and the sidebar"
+    bar = ["website:", "  sidebar:", "    contents:", "      - text: Start", "        href: index.ipynb"]
+    for folder, (title, line, _) in SECTIONS.items():
+        rows = [f"---\ntitle: {title}\ndescription: {line}\ntoc: false\n---\n"]
+        bar += [f"      - section: {title}", f"        href: {folder}/index.md", "        contents:"]
+        for path, name, summary in pages[folder]:
+            rows += [f"- **[{name}](../{path})**: {summary}", *(names_of(Path(path).stem) if folder == "reference" else [])]
+            bar.append(f"          - {path}")
+        (proc/folder).mkdir(exist_ok=True)
+        (proc/folder/"index.md").write_text("\n".join(rows) + "\n")
+    (proc/"sidebar.yml").write_text("\n".join(bar) + "\n")
+
+
+def llms(pages, cfg):
+    "llms.txt: what the package is, its five lines, and every page with its line"
+    index = "\n".join(c.source for c in read_nb(cfg.nbs_path/cfg.readme_nb).cells if c.cell_type == "markdown")
+    site, about = f"{cfg.doc_host}{cfg.doc_baseurl}".rstrip("/"), re.search(r"\n> .+\n+(.+)", index)[1]
+    rows = [f"# {cfg.title}", f"> {cfg.description}", about, re.search(r"```py\n.*?```", index, re.S)[0]]
+    for folder, found in pages.items():
+        rows += [f"## {SECTIONS[folder][0] if folder else 'Start'}", "\n".join(f"- [{name}]({site}/{path.removesuffix('.ipynb')}.html): {line}" for path, name, line in found)]
+    return "\n\n".join(rows) + "\n"
+
+
+def render(proc):
+    "Render the prepared pages; returns the folder with the site and what the renderer complains of"
+    if shutil.which("quarto"):
+        subprocess.run(["quarto", "render", str(proc)], check=True)
+        return proc/"_docs", []
+    site = build(proc, quiet=True)
+    return site.out, [w for w in site.warnings if w != IGNORED]
+
+
 def main():
     cfg = get_config()
     refresh_quarto_yml()
-    nbdev_sidebar.__wrapped__(path=cfg.nbs_path)
-    proc, out = cfg.config_path/"_proc", cfg.config_path/cfg.doc_path.name
+    proc, out, pages = cfg.config_path/"_proc", cfg.config_path/cfg.doc_path.name, contents(cfg)
     for folder in (proc, out): shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(cfg.nbs_path, proc, ignore=shutil.ignore_patterns("*.ipynb", ".*"))
     for path in nbglob(cfg.nbs_path, as_path=True): prepare(Path(path), proc, cfg)
     (proc/"source").mkdir()
     for path in sorted(cfg.lib_path.glob("[a-z]*.py")): source_page(path, proc/"source")
-    sidebar = proc/"sidebar.yml"
-    sidebar.write_text(re.sub(r"[^\s/]+\.ipynb", lambda m: page_name(m[0]), sidebar.read_text()))
-    site = build(proc)
-    shutil.move(site.out, out)
+    overviews(pages, proc)
+    site, wrong = render(proc)
+    shutil.move(site, out)
     shutil.rmtree(proc)
     for page in out.rglob("*.html"): page.write_text(finish(page.read_text()))
     for css in out.rglob("*.css"): css.write_text(re.sub(r"@import url\(https?:[^)]*\);?", "", css.read_text()))
-    wrong = [w for w in site.warnings if w != IGNORED] + check_links(out)
+    (out/"llms.txt").write_text(llms(pages, cfg))
+    wrong += check_links(out)
     if wrong: sys.exit("\n".join(["The site has mistakes:"] + wrong))
-    print(f"{len(site.pages)} pages, every link works: {out/'index.html'}")
+    print(f"{len(list(out.rglob('*.html')))} pages, every link works, every picture has its alt text: {out/'index.html'}")
 
 
 if __name__ == "__main__": main()
