@@ -12,7 +12,6 @@ weak_samples.csv          A row an image of the pool (CIFAR-10's training images
                           the same with `other_` before it, on the features of an ImageNet classifier (--other), which has never seen these images or labels.
 weak_samples_overlap.csv  A row a pair of rankings (model, eps, seed): how many of their k weakest are the same (`shared`), and Spearman's rank correlation of the
                           scores of images that both models get right.
-weak_samples.png          Tiles of 32 px: a row a class, the 8 weakest of the class by the base at eps 0.05, then the 4 strongest.
 
 Ten minutes on one core; with --limit 200 --test-limit 30 --k 20, for both scripts, a minute each.
 """
@@ -24,7 +23,6 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
@@ -34,7 +32,7 @@ from wrnb.core import WrnbError, provenance
 from wrnb.data import load_data
 from wrnb.models import load_model, weights_hash
 
-EPS, WEAK, STRONG = .05, 8, 4
+EPS = .05
 
 
 def read_scores(keep, names):
@@ -93,16 +91,6 @@ def overlap(scores, k):
         yield dict(model_a=a[0], eps_a=a[1], seed_a=a[2], model_b=b[0], eps_b=b[1], seed_b=b[2], k=k, shared=len(weak[a] & weak[b]), spearman=scores[a].score[both].corr(scores[b].score[both], method="spearman"))
 
 
-def tiles(pool, t, score):
-    "The picture of the weakest and the strongest of each class"
-    rows = []
-    for c in range(len(pool.classes)):
-        r = t[(t.label == c) & (t.right_base_ == 1)].sort_values([score, "margin"], ascending=[False, True], kind="stable")["index"].to_list()
-        if len(r) < WEAK + STRONG: raise WrnbError(f"of class {pool.classes[c]} the base gets {len(r)} images right, a row of the picture takes {WEAK + STRONG}: raise --limit")
-        rows.append(torch.cat(list(pool.pixels(r[:WEAK] + r[-STRONG:])), 2))
-    return Image.fromarray((torch.cat(rows, 1).permute(1, 2, 0)*255).round().byte().numpy())
-
-
 def main():
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     p.add_argument("--models", nargs="+", required=True, metavar="NAME=SPEC", help="as benchmarks/weak_vs_random.py took them, the first the base")
@@ -117,7 +105,6 @@ def main():
     pool, net = load_data("cifar10", limit=a.limit, test_limit=1)[0], load_model(specs[base], 10)
     t = per_image(pool, net, load_model(a.other, 1000), scores, base, a.seed)
     info = provenance("cpu"); shared = pd.DataFrame(overlap(scores, a.k)).round(4)
-    tiles(pool, t.rename(columns={f"right_{base}": "right_base_"}), f"score_{base}_{EPS:g}").save(a.csv.with_suffix(".png"), optimize=True)
     t.round(4).to_csv(a.csv, index=False, lineterminator="\n")
     shared.assign(n=len(pool), weights=weights_hash(net), seconds=round(time.perf_counter() - start, 1), device=info["device"], torch=info["versions"]["torch"], commit=info["commit"]).to_csv(
         a.csv.with_stem(a.csv.stem + "_overlap"), index=False, lineterminator="\n")

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_STATS', 'MODELS', 'WNIDS', 'PRECISIONS', 'PixelModel', 'load_weights', 'save_weights', 'weights_hash',
-           'load_model', 'from_learner', 'as_model', 'check_outputs', 'logits_of', 'check_precision', 'InferenceModel',
-           'EpochSeedCallback', 'EpochRowsCallback', 'bare', 'CheckpointCallback', 'AutocastCallback', 'train',
-           'keep_trained']
+           'load_model', 'input_size', 'knows_classes', 'from_learner', 'as_model', 'check_outputs', 'logits_of',
+           'check_precision', 'InferenceModel', 'EpochSeedCallback', 'EpochRowsCallback', 'bare', 'CheckpointCallback',
+           'AutocastCallback', 'train', 'keep_trained']
 
 # %% ../nbs/02_models.ipynb #e5156573
 import copy, hashlib, io, os, pickle, random, struct, warnings
@@ -365,16 +365,20 @@ _SYNSETS = """
 WNIDS = {f"n{i}": name for i, name in zip(_SYNSETS.split(), _imagenet_names(), strict=True)}  # WordNet id: name of ImageNet's thousand classes, in their order
 
 # %% ../nbs/02_models.ipynb #141a5290
+def _row(c, names):
+    "The number of a pretrained class, given by number, name or WordNet id; None where it is none of `names`"
+    if len(names) == len(WNIDS) and c in WNIDS: return list(WNIDS).index(c)
+    if isinstance(c, int): return c if 0 <= c < len(names) else None
+    return names.index(c) if c in names else None
+
+# %% ../nbs/02_models.ipynb #ad4652a6
 def _rows(classes, names, n_classes):
-    "Numbers of the pretrained classes in `classes`, given as numbers, names or WordNet ids"
+    "Numbers of the pretrained classes in `classes`"
     if classes is None: return None
-    numbers = {w: i for i, w in enumerate(WNIDS)} if len(names) == len(WNIDS) else {}
-    classes = [numbers.get(c, c) for c in classes]
-    for c in classes:
-        if not (c in names or isinstance(c, int) and 0 <= c < len(names)):
-            raise WrnbError(f"class {c!r} is none of the {len(names)} that the model was pretrained on: call it as one of those, or give the model with @CHECKPOINT of one trained on these classes")
+    rows = [_row(c, names) for c in classes]
+    if None in rows: raise WrnbError(f"class {classes[rows.index(None)]!r} is none of the {len(names)} that the model was pretrained on: call it as one of those, or give the model with @CHECKPOINT of one trained on these classes")
     if len(classes) != n_classes: raise WrnbError(f"classes names {len(classes)} pretrained classes and the data has {n_classes}: give one for each")
-    return [c if isinstance(c, int) else names.index(c) for c in classes]
+    return rows
 
 # %% ../nbs/02_models.ipynb #f17ead02
 def _fit_head(net, names, n_classes, classes):
@@ -383,11 +387,16 @@ def _fit_head(net, names, n_classes, classes):
     return _swap_head(net, len(names), n_classes, rows) if rows or n_classes != len(names) else net
 
 # %% ../nbs/02_models.ipynb #9f23c5a7
-def _from_torchvision(name, n_classes, pretrained, classes):
-    "A torchvision classifier, and the mean and standard deviation it was trained with"
+def _torchvision_weights(name):
+    "The newest weights that torchvision has for a classifier"
     if name not in torchvision.models.list_models(module=torchvision.models):
         raise WrnbError(f"--model torchvision:{name}: torchvision has no such classifier; torchvision.models.list_models(torchvision.models) names them")
-    weights = torchvision.models.get_model_weights(name).DEFAULT
+    return torchvision.models.get_model_weights(name).DEFAULT
+
+# %% ../nbs/02_models.ipynb #118f43b3
+def _from_torchvision(name, n_classes, pretrained, classes):
+    "A torchvision classifier, and the mean and standard deviation it was trained with"
+    weights = _torchvision_weights(name)
     try: net = torchvision.models.get_model(name, weights=weights if pretrained else None)
     except (OSError, RuntimeError) as e:
         raise WrnbError(f"--model torchvision:{name}: its weights cannot be fetched ({e}); give a file: torchvision:{name}@PATH".replace("\n", " ")) from e
@@ -395,16 +404,25 @@ def _from_torchvision(name, n_classes, pretrained, classes):
     return _fit_head(net, weights.meta["categories"], n_classes, classes), (stats.mean, stats.std)
 
 # %% ../nbs/02_models.ipynb #1ee65d0d
-def _from_timm(name, n_classes, pretrained, classes):
-    "A timm classifier, and the mean and standard deviation it was trained with"
+def _timm_config(name):
+    "What timm says of the weights that it has for a classifier"
     try: import timm
     except ImportError: raise WrnbError(f"--model timm:{name} needs timm: pip install timm") from None
     if not timm.is_model(name): raise WrnbError(f"--model timm:{name}: timm has no such model; timm.list_models() names them")
+    return timm.get_pretrained_cfg(name)
+
+# %% ../nbs/02_models.ipynb #d56305da
+def _timm_names(config): return _imagenet_names() if config.num_classes == len(WNIDS) else range(config.num_classes)
+
+# %% ../nbs/02_models.ipynb #bd163025
+def _from_timm(name, n_classes, pretrained, classes):
+    "A timm classifier, and the mean and standard deviation it was trained with"
+    config = _timm_config(name)
+    import timm
     try: net = timm.create_model(name, pretrained=pretrained)
     except (OSError, RuntimeError) as e:
         raise WrnbError(f"--model timm:{name}: its weights cannot be fetched ({e}); give a file: timm:{name}@PATH".replace("\n", " ")) from e
-    cfg, names = timm.data.resolve_data_config({}, model=net), _imagenet_names()
-    return _fit_head(net, names if net.num_classes == len(names) else range(net.num_classes), n_classes, classes), (cfg["mean"], cfg["std"])
+    return _fit_head(net, _timm_names(config), n_classes, classes), (config.mean, config.std)
 
 # %% ../nbs/02_models.ipynb #63f4cc21
 def _efficientnet_lite0(name, n_classes, pretrained, classes):
@@ -427,17 +445,53 @@ def load_model(
 )->PixelModel: # in evaluation mode
     "The classifier called `name`: fresh unless it is pretrained (torchvision, timm, efficientnet_lite0) or PATH has its weights"
     arch, _, path = name.partition("@")
-    source, colon, rest = arch.rpartition(":")
-    make = _SOURCES.get(source + colon or arch)
+    source, rest = _source(name); make = _SOURCES.get(source)
     if make: net, stats = make(rest, n_classes, not path, None if path else classes)
-    elif arch in MODELS: net, stats = MODELS[arch](n_classes), IMAGENET_STATS
-    else: raise WrnbError(f"--model {name}: no such model; give one of {', '.join(MODELS)}, efficientnet_lite0, torchvision:NAME or timm:NAME, each with or without @CHECKPOINT")
+    else: net, stats = MODELS[arch](n_classes), IMAGENET_STATS
     model = PixelModel(net, *stats)
     if path: load_weights(model, path)
     return PixelModel(net, model.mean if mean is None else mean, model.std if std is None else std).eval()
 
 # %% ../nbs/02_models.ipynb #d35e469d
 _SOURCES = {"torchvision:": _from_torchvision, "timm:": _from_timm, "efficientnet_lite0": _efficientnet_lite0}
+
+# %% ../nbs/02_models.ipynb #a1a5dbeb
+def _source(name):
+    "Where the architecture called `name` comes from, a key of `_SOURCES` or none, and its name there; raises `WrnbError` where there is none of that name"
+    arch = name.partition("@")[0]
+    source, colon, rest = arch.rpartition(":"); source = source + colon or arch
+    if source not in _SOURCES and arch not in MODELS: raise WrnbError(f"--model {name}: no such model; give one of {', '.join(MODELS)}, efficientnet_lite0, torchvision:NAME or timm:NAME, each with or without @CHECKPOINT")
+    return source, rest
+
+# %% ../nbs/02_models.ipynb #ebb63c07
+def _torchvision_facts(name):
+    weights = _torchvision_weights(name)
+    return weights.transforms().crop_size[0], weights.meta["categories"]
+
+def _timm_facts(name):
+    config = _timm_config(name)
+    return config.input_size[-1], _timm_names(config)
+
+_FACTS = {"torchvision:": _torchvision_facts, "timm:": _timm_facts, "efficientnet_lite0": lambda name: (224, _imagenet_names())}
+
+# %% ../nbs/02_models.ipynb #e5b15d66
+def input_size(
+    name:str, # as `load_model` takes it
+)->int|None: # side in pixels; None: an architecture of `MODELS`, which has no size of its own
+    "The size of pictures that an architecture of torchvision, timm or efficientnet_lite0 was pretrained for; raises `WrnbError` where there is none of that name"
+    source, rest = _source(name)
+    return _FACTS[source](rest)[0] if source in _FACTS else None
+
+# %% ../nbs/02_models.ipynb #f6a17687
+def knows_classes(
+    name:str, # as `load_model` takes it
+    classes:list, # by number, name or WordNet id
+)->bool:
+    "Was the architecture pretrained on all these classes, so that its last layer can be kept, or cut down to them? Never, where it is one of `MODELS`"
+    source, rest = _source(name)
+    if source not in _FACTS: return False
+    names = _FACTS[source](rest)[1]
+    return all(_row(c, names) is not None for c in classes)
 
 # %% ../nbs/02_models.ipynb #8a99269c
 def from_learner(
