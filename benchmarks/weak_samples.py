@@ -10,8 +10,9 @@ weak_samples.csv          A row an image of the pool (CIFAR-10's training images
                           last layer takes; `feature_ratio`, that distance over the one to the nearest other class's mean. `self_confidence`, probability of the
                           label, and `label_issue`, by confident learning, from out-of-fold probabilities (5 folds, logistic regression on the features), and
                           the same with `other_` before it, on the features of an ImageNet classifier (--other), which has never seen these images or labels.
-weak_samples_overlap.csv  A row a pair of rankings (model, eps, seed): how many of their k weakest are the same (`shared`), and Spearman's rank correlation of the
-                          scores of images that both models get right.
+weak_samples_overlap.csv  A row a pair of rankings (model, eps, seed): how many of their k weakest are the same (`shared`; ties in an order drawn anew for each ranking, so that scores
+                          of 0 are shared by chance alone), `positive`, how many scores of the first are above 0, and Spearman's rank correlation of the scores of images that both
+                          models get right. `probe_error` and `other_probe_error`: what these logistic regressions get wrong.
 
 Ten minutes on one core; with --limit 200 --test-limit 30 --k 20, for both scripts, a minute each.
 """
@@ -31,6 +32,7 @@ from sklearn.preprocessing import StandardScaler
 from wrnb.core import WrnbError, provenance
 from wrnb.data import load_data
 from wrnb.models import load_model, weights_hash
+from weak_vs_random import ranked
 
 EPS = .05
 
@@ -62,11 +64,11 @@ def to_means(v, y):
 
 
 def confident(features, y, seed):
-    "Confident learning: probability of the label, and whether it is taken for wrong"
+    "Confident learning: probability of the label, whether it is taken for wrong, and the share that the out-of-fold probabilities get wrong"
     from cleanlab.filter import find_label_issues
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
     p = cross_val_predict(make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000)), features, y, cv=folds, method="predict_proba")
-    return p[np.arange(len(y)), y], find_label_issues(y, p, n_jobs=1)
+    return p[np.arange(len(y)), y], find_label_issues(y, p, n_jobs=1), (p.argmax(1) != y).mean()
 
 
 def per_image(pool, net, other_net, scores, base, seed):
@@ -75,20 +77,20 @@ def per_image(pool, net, other_net, scores, base, seed):
     own = logits.gather(1, y[:, None])[:, 0]; other = logits.scatter(1, y[:, None], -torch.inf).amax(1)
     pixel, feature = (to_means(v, y) for v in (x.flatten(1), features))
     mine = feature.gather(1, y[:, None])[:, 0]; nearest = feature.scatter(1, y[:, None], torch.inf).amin(1)
-    (confidence, issue), (other_confidence, other_issue) = (confident(f.numpy(), y.numpy(), seed) for f in (features, logits_and_features(other_net, x, 128)[1]))
+    (confidence, issue, error), (other_confidence, other_issue, other_error) = (confident(f.numpy(), y.numpy(), seed) for f in (features, logits_and_features(other_net, x, 128)[1]))
     keys = sorted(dict.fromkeys((m, e) for m, e, _ in scores if m == base or e == EPS), key=lambda key: key[0] != base)
     mean = {f"score_{m}_{e:g}": np.mean([t.score for (n, f, _), t in scores.items() if (n, f) == (m, e)], axis=0) for m, e in keys}
     right = {f"right_{m}": next(t.clean_correct for (n, _, _), t in scores.items() if n == m).astype(int) for m, _ in keys}
     return pd.DataFrame(dict(index=range(len(pool)), id=pool.ids, label=y, **right, **mean, loss=F.cross_entropy(logits, y, reduction="none"), margin=own - other, pixel_distance=pixel.gather(1, y[:, None])[:, 0],
-                             feature_distance=mine, feature_ratio=mine/nearest, self_confidence=confidence, label_issue=issue.astype(int), other_self_confidence=other_confidence, other_label_issue=other_issue.astype(int)))
+                             feature_distance=mine, feature_ratio=mine/nearest, self_confidence=confidence, label_issue=issue.astype(int), other_self_confidence=other_confidence, other_label_issue=other_issue.astype(int))), dict(probe_error=error, other_probe_error=other_error)
 
 
 def overlap(scores, k):
     "How many of the k weakest two rankings share"
-    weak = {key: set(t[t.clean_correct].sort_values("score", ascending=False, kind="stable")["index"][:k]) for key, t in scores.items()}
+    weak = {key: set(ranked(t, n)[:k]) for n, (key, t) in enumerate(scores.items())}
     for a, b in combinations_with_replacement(scores, 2):
         both = scores[a].clean_correct & scores[b].clean_correct
-        yield dict(model_a=a[0], eps_a=a[1], seed_a=a[2], model_b=b[0], eps_b=b[1], seed_b=b[2], k=k, shared=len(weak[a] & weak[b]), spearman=scores[a].score[both].corr(scores[b].score[both], method="spearman"))
+        yield dict(model_a=a[0], eps_a=a[1], seed_a=a[2], model_b=b[0], eps_b=b[1], seed_b=b[2], k=k, shared=len(weak[a] & weak[b]), positive=int((scores[a].score[scores[a].clean_correct] > 0).sum()), spearman=scores[a].score[both].corr(scores[b].score[both], method="spearman"))
 
 
 def main():
@@ -103,10 +105,10 @@ def main():
     specs = dict(m.split("=", 1) for m in a.models); base = next(iter(specs))
     scores = read_scores(a.keep/f"{a.limit}-{a.test_limit}", specs)
     pool, net = load_data("cifar10", limit=a.limit, test_limit=1)[0], load_model(specs[base], 10)
-    t = per_image(pool, net, load_model(a.other, 1000), scores, base, a.seed)
+    t, errors = per_image(pool, net, load_model(a.other, 1000), scores, base, a.seed)
     info = provenance("cpu"); shared = pd.DataFrame(overlap(scores, a.k)).round(4)
     t.round(4).to_csv(a.csv, index=False, lineterminator="\n")
-    shared.assign(n=len(pool), weights=weights_hash(net), seconds=round(time.perf_counter() - start, 1), device=info["device"], torch=info["versions"]["torch"], commit=info["commit"]).to_csv(
+    shared.assign(n=len(pool), **errors, weights=weights_hash(net), seconds=round(time.perf_counter() - start, 1), device=info["device"], torch=info["versions"]["torch"], commit=info["commit"]).to_csv(
         a.csv.with_stem(a.csv.stem + "_overlap"), index=False, lineterminator="\n")
     right = t[t[f"right_{base}"] == 1]
     print(right[["loss", "margin", "pixel_distance", "feature_distance", "feature_ratio", "self_confidence", "other_self_confidence"]].corrwith(right[f"score_{base}_{EPS:g}"], method="spearman").round(3).to_string())

@@ -7,10 +7,11 @@
 Measured once, a file a cell in --keep, so that a second start goes on: which of a pool of CIFAR-10 training images, and which test images, each model gets
 wrong when clean and under the 15 corruptions x 5 severities, all models on the same pixels; and each model's scores of the pool for each eps and seed.
 All that follows is a look-up (--tables: only that, from the scores that are there). Each resample draws the test images anew, as many as there are, with
-replacement: the truth; and so the pool. Against the truth stand errors per perturbation on k images of four sources:
+replacement: the truth; and so the pool. Against the truth stand errors per perturbation on k images of five sources:
 
-weak      the k weakest of the resampled pool by the model's own scores, among those it gets right when clean
+weak      the k weakest of the resampled pool by the model's own scores, among those it gets right when clean; ties, and scores of 0, in an order drawn with the seed
 base weak the same by the scores of the first model: one set of images for all models
+right     k of those in the pool that the model gets right when clean, drawn with replacement: what weak samples are drawn from
 random    k of the pool, drawn with replacement, the same for all models
 held-out  k of the test images, so drawn without regard to the truth's draw, the same for all models (a draw from what the truth leaves over would not be
           independent of it: where the truth has drawn easy images, hard ones are left)
@@ -20,7 +21,7 @@ weak_vs_random.csv         A row a model, source, eps, k and seed of the scores;
                            types x severities, `spearman15` over the types' means, `first15` at severity 1 alone, `early15` of severity 1 with the truth's means over
                            all severities. Mean absolute error over the 75 cells: `mae` as it is, `mae_affine` and `mae_isotonic` after a map fitted on the other
                            models' cells. `snr`: standard deviation of the types' errors at severity 1 without the sampling error, over the sampling error.
-                           `more_...`: such a figure less that of the random images of the same resample.
+                           `more_...`: such a figure less that of the random images of the same resample. `positive`: how many scores are above 0.
                            `seconds` that scoring took, or asking for all errors of the pool (random) or of the test images (held-out).
 weak_vs_random_order.csv   A row a pair of models: share of the resamples in which the mean error on k images orders the two as the truth does.
 weak_vs_random_errors.csv  Error per perturbation, without resampling: mean over the seeds for weak samples, all images of the pool and of the test set.
@@ -107,9 +108,14 @@ def mean_of(weights, wrong):
     return (weights @ wrong.reshape(len(wrong), -1)/weights.sum(1, keepdims=True)).reshape(-1, *wrong.shape[1:])
 
 
-def weakest(counts, table, k):
+def ranked(table, seed):
+    "Indices of the images that are right when clean, weakest first, ties in an order drawn with `seed`: the data set's own goes by class"
+    return table[table.clean_correct].sample(frac=1, random_state=seed).sort_values("score", ascending=False, kind="stable")["index"].to_numpy()
+
+
+def weakest(counts, table, k, seed):
     "Weights of the k weakest of each resampled pool, where an image may be drawn more than once"
-    order = table[table.clean_correct].sort_values("score", ascending=False, kind="stable")["index"].to_numpy()
+    order = ranked(table, seed)
     if len(order) < k: raise WrnbError(f"k={k} is larger than the {len(order)} images that are right when clean: lower --k")
     weights = np.zeros(counts.shape, np.float32)
     weights[:, order] = np.diff(np.minimum(counts[:, order].cumsum(1), k), axis=1, prepend=0)
@@ -158,39 +164,44 @@ def ordered(errors, truths):
         yield dict(first=a, second=b, gap=true.mean(), seen=gap.mean(), right=np.where(gap == 0, .5, np.sign(gap) == np.sign(true)).mean())
 
 
-def sources(wrong, tables, counts, draw, ks, names):
+def sources(wrong, right, tables, counts, draw, ks, names):
     "(source, eps, seed, k, model -> errors of each resample)"
     def all_of(weights, part): return {m: mean_of(weights, wrong[part][m]) for m in names}
     for k in ks:
         yield "random", np.nan, np.nan, k, all_of(draw("pool", k), "pool")
         yield "held-out", np.nan, np.nan, k, all_of(draw("test", k), "test")
+        yield "right", np.nan, np.nan, k, {m: mean_of(draw("pool", k, right[m]), wrong["pool"][m]) for m in names}
         for (eps, seed), t in tables.items():
-            yield "weak", eps, seed, k, {m: mean_of(weakest(counts, t[m], k), wrong["pool"][m]) for m in names}
-            yield "base weak", eps, seed, k, all_of(weakest(counts, t[names[0]], k), "pool")
+            yield "weak", eps, seed, k, {m: mean_of(weakest(counts, t[m], k, seed), wrong["pool"][m]) for m in names}
+            yield "base weak", eps, seed, k, all_of(weakest(counts, t[names[0]], k, seed), "pool")
 
 
-def tables_of(keep, nets, a):
+def tables_of(keep, nets, specs, a):
     "The three tables"
     names, rng = list(nets), np.random.default_rng(0)
     sizes = dict(pool=a.limit, test=a.test_limit); wrong = {part: look_up(keep, part, nets, n) for part, n in sizes.items()}
     cells = [(eps, seed) for seed in a.seeds for eps in a.eps if all(score_file(keep, m, eps, seed).exists() for m in names)]
     tables = {c: {m: pd.read_parquet(score_file(keep, m, *c)) for m in names} for c in cells}
-    def draw(part, k): return rng.multinomial(k, np.full(sizes[part], 1/sizes[part]), a.resamples).astype(np.float32)
+    right = {m: ~np.unpackbits(np.load(wrong_file(keep, "pool", KINDS[0], m)), count=a.limit).astype(bool) for m in names}
+    def draw(part, k, among=None):
+        among = np.ones(sizes[part]) if among is None else among
+        return rng.multinomial(k, among/among.sum(), a.resamples).astype(np.float32)
     truth, counts = draw("test", a.test_limit), draw("pool", a.limit)
     truths = {m: mean_of(truth, wrong["test"][m]) for m in names}
     log = [json.loads(line) for line in open(keep/"log.jsonl")]
     took = {part: sum(r["seconds"] for r in log if r["key"].startswith(f"wrong-{part}")) for part in sizes} | {r["key"]: r["seconds"] for r in log}
     rows, pairs = [], []
-    for source, eps, seed, k, errors in sources(wrong, tables, counts, draw, a.k, names):
+    for source, eps, seed, k, errors in sources(wrong, right, tables, counts, draw, a.k, names):
         about = dict(source=source, eps=eps, seed=seed, k=k)
         now = {m: compared(errors, truths, m, k) for m in names}
         if source == "random": random = now
         for m in names:
-            seconds = took.get(dict(random="pool", weak=f"{m}-{eps:g}-{seed}").get(source, "test" if source == "held-out" else f"{names[0]}-{eps:g}-{seed}"))
-            rows.append(dict(model=m, **about, **row(errors[m], now[m], random[m]), seconds=seconds))
+            seconds = took.get(dict(random="pool", right="pool", weak=f"{m}-{eps:g}-{seed}").get(source, "test" if source == "held-out" else f"{names[0]}-{eps:g}-{seed}"))
+            own = tables.get((eps, seed), {}).get(m if source == "weak" else names[0])
+            rows.append(dict(model=m, **about, **row(errors[m], now[m], random[m]), seconds=seconds, positive=None if own is None else int((own.score[own.clean_correct] > 0).sum())))
         pairs += [dict(**about, **p) for p in ordered(errors, truths)]
     info = dict(n_pool=a.limit, n_test=a.test_limit, n_neighbors=a.neighbors, precision=a.precision, resamples=a.resamples, **{c: "/".join(dict.fromkeys(str(r[c]) for r in log)) for c in ("device", "threads", "torch", "commit")})
-    table = pd.DataFrame(rows).assign(weights=lambda t: t.model.map({m: weights_hash(n) for m, n in nets.items()}), **info)
+    table = pd.DataFrame(rows).assign(spec=lambda t: t.model.map(specs), weights=lambda t: t.model.map({m: weights_hash(n) for m, n in nets.items()}), **info)
     return table.round(4), pd.DataFrame(pairs).round(4).assign(resamples=a.resamples), errors_table(wrong, tables, a.k, names).round(4)
 
 
@@ -202,8 +213,8 @@ def errors_table(wrong, tables, ks, names):
         for part, w in wrong.items(): add(m, part, np.nan, len(w[m]), mean_of(one(len(w[m])), w[m]))
         for eps in dict.fromkeys(e for e, _ in tables):
             for k in ks:
-                ts = [t[m] for (e, _), t in tables.items() if e == eps]
-                add(m, "weak", eps, k, np.mean([mean_of(weakest(one(len(t)), t, k), wrong["pool"][m]) for t in ts], axis=0))
+                ts = [(seed, t[m]) for (e, seed), t in tables.items() if e == eps]
+                add(m, "weak", eps, k, np.mean([mean_of(weakest(one(len(t)), t, k, seed), wrong["pool"][m]) for seed, t in ts], axis=0))
     return pd.DataFrame(out)
 
 
@@ -230,14 +241,14 @@ def main():
     p.add_argument("--keep", type=Path, default=Path(tempfile.gettempdir())/"weak_vs_random", metavar="FOLDER", help="correctness and scores, kept cell by cell")
     a = p.parse_args()
     torch.set_num_threads(a.threads); device = pick_device(a.device)
-    nets = {name: load_model(spec, 10) for name, spec in (m.split("=", 1) for m in a.models)}
+    specs = dict(m.split("=", 1) for m in a.models); nets = {name: load_model(spec, 10) for name, spec in specs.items()}
     keep = a.keep/f"{a.limit}-{a.test_limit}"
     same_weights(keep, nets)
     if not a.tables:
         pool, test = load_data("cifar10", limit=a.limit, test_limit=a.test_limit)
         measure_wrong(keep, dict(pool=pool, test=test), nets, a, device)
         measure_scores(keep, pool, nets, a, device)
-    tables = dict(zip(("", "_order", "_errors"), tables_of(keep, nets, a)))
+    tables = dict(zip(("", "_order", "_errors"), tables_of(keep, nets, specs, a)))
     for end, t in tables.items(): t.to_csv(a.csv.with_stem(a.csv.stem + end), index=False, lineterminator="\n")
     t, pairs = tables[""], tables["_order"]
     print(t.pivot_table(index=["source", "eps"], columns="k", values=["spearman75", "mae_affine"], dropna=False).dropna(how="all").round(3).to_string())

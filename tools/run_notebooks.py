@@ -3,9 +3,10 @@
     python -m tools.run_notebooks                       every notebook
     python -m tools.run_notebooks 03_scoring index      these
     python -m tools.run_notebooks --workers 1
+    python -m tools.run_notebooks results/corruptions --slow   with the cells that need real images
 
-One alone runs in this process, several in a process each, on one core each. Cells with `#| eval: false` or a flag of settings.ini's tst_flags keep the
-outputs that they have. Run twice, it leaves the same bytes where the cells do.
+One alone runs in this process, several in a process each, on one core each. Cells with `#| eval: false` or, without
+--slow, a flag of settings.ini's tst_flags keep the outputs that they have. Run twice, it leaves the same bytes where the cells do.
 """
 import argparse, os, random, re, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
@@ -39,9 +40,9 @@ def tidy(cell):
             if key in holder: holder[key] = [temporary.sub("/tmp/example", line) for line in holder[key]]
 
 
-def run(path):
+def run(path, slow=False):
     "Run one notebook in this process, seeded, and write it back; returns a line to print, or ends with what went wrong"
-    nb, start, flags = read_nb(path), time.time(), set(get_config().tst_flags.split())
+    nb, start, flags = read_nb(path), time.time(), set() if slow else set(get_config().tst_flags.split())
     shell = CaptureShell(path)
     for seed in (random.seed, np.random.seed, torch.manual_seed): seed(0)
     with working_directory(path.parent):
@@ -58,24 +59,25 @@ def run(path):
     return f"{path.name:28}{time.time()-start:6.1f} s {len(text)/1000:7.0f} kB"
 
 
-def run_alone(path):
+def run_alone(path, slow):
     "Run one notebook in a process of its own, on one core"
     env = dict(os.environ, OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
-    return subprocess.run([sys.executable, "-m", "tools.run_notebooks", str(path)], cwd=get_config().config_path, env=env, capture_output=True, text=True)
+    return subprocess.run([sys.executable, "-m", "tools.run_notebooks", str(path), *["--slow"][:slow]], cwd=get_config().config_path, env=env, capture_output=True, text=True)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="notebooks, such as 03_scoring or results/cifar10 (default: all)")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one a core)")
+    parser.add_argument("--slow", action="store_true", help="run the cells marked slow as well: they need CIFAR-10 and the sample of Imagenette in fastai's data folder")
     args = parser.parse_args()
     nbs = get_config().nbs_path
     paths = [(nbs/n).with_suffix(".ipynb").resolve() for n in args.names or sorted(nbglob(nbs, as_path=True))]
     if missing := [str(p) for p in paths if not p.is_file()]: sys.exit(f"no such notebook: {', '.join(missing)}")
-    if len(paths) == 1: return print(run(paths[0]))
+    if len(paths) == 1: return print(run(paths[0], args.slow))
     failed = 0
     with ThreadPoolExecutor(args.workers) as pool:
-        for path, done in zip(paths, pool.map(run_alone, paths)):
+        for path, done in zip(paths, pool.map(run_alone, paths, [args.slow]*len(paths))):
             print(f"{path.name} FAILED\n{done.stderr}" if done.returncode else done.stdout.rstrip(), flush=True)
             failed += done.returncode != 0
     sys.exit(f"{failed} of {len(paths)} notebooks failed" if failed else 0)
