@@ -60,7 +60,7 @@ class Loop:
     def size(self):
         "Side of a folder's pictures: as the user says, or what the model was pretrained for; None: the first picture's, at most 224"
         from wrnb.models import input_size
-        return self.setup["size"] or input_size(self.setup["model"])
+        return input_size(self.setup["model"]) if self.setup["size"] is None else self.setup["size"]
 
     @cached_property
     def data(self):
