@@ -92,11 +92,12 @@ def base(self:Loop):
     from wrnb.core import WrnbError
     from wrnb.models import check_outputs, load_model, load_weights
     if not hasattr(self, "_base"):
-        name, own, images, pretrained = self.setup["model"], self.run/"base"/"model.safetensors", self._some_images, self.pretrained
-        if not (self.with_weights or own.is_file()):
+        name, own, images, known = self.setup["model"], self.run/"base"/"model.safetensors", self._some_images, self.with_weights
+        if not (known or own.is_file()):
+            pretrained = self.pretrained
             why = f"was not pretrained on all of the classes {', '.join(images.classes[:3])}{' ...' if len(images.classes) > 3 else ''}" if pretrained else "has no checkpoint"
             raise WrnbError(f"--model {name} {why}: give {name}@FILE, or let wrnb run train {'a last layer for them' if pretrained else 'one'}")
-        self._base = load_model(name, len(images.classes), classes=images.classes if pretrained and self.with_weights else None)
+        self._base = load_model(name, len(images.classes), classes=images.classes if known else None)
         if own.is_file(): load_weights(self._base, own)
         check_outputs(self._base, len(images.classes), images[0][0].shape[1:])
     return self._base.eval()

@@ -367,7 +367,7 @@ WNIDS = {f"n{i}": name for i, name in zip(_SYNSETS.split(), _imagenet_names(), s
 # %% ../nbs/02_models.ipynb #141a5290
 def _row(c, names):
     "The number of a pretrained class, given by number, name or WordNet id; None where it is none of `names`"
-    if len(names) == len(WNIDS) and c in WNIDS: return list(WNIDS).index(c)
+    if len(names) == len(WNIDS): c = WNIDS.get(c, c)
     if isinstance(c, int): return c if 0 <= c < len(names) else None
     return names.index(c) if c in names else None
 
