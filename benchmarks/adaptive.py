@@ -20,9 +20,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as tv
 
-from wrnb.core import Run, provenance
+from wrnb.runs import Run, provenance
 from wrnb.data import load_data, subset
-from wrnb.models import load_model
+from wrnb.pretrained import load_model
 from wrnb.scoring import score_robustness
 
 CSV = Path(__file__).with_suffix(".csv")

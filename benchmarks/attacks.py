@@ -17,9 +17,11 @@ import torch
 import torchattacks
 
 from wrnb.attacks import ATTACKS
-from wrnb.core import pick_device, provenance
+from wrnb.core import pick_device
+from wrnb.runs import provenance
 from wrnb.data import load_data
-from wrnb.models import load_model, weights_hash
+from wrnb.models import weights_hash
+from wrnb.pretrained import load_model
 
 
 def timed(f, x, y):

@@ -24,10 +24,12 @@ import torch
 import pyautoattack, torchattacks
 
 from wrnb.attacks import ATTACKS, AutoAttack
-from wrnb.core import in_parts, pick_device, provenance, wilson
+from wrnb.core import pick_device, wilson
+from wrnb.runs import in_parts, provenance
 from wrnb.data import load_data
 from wrnb.enhancement import enhance
-from wrnb.models import load_model, weights_hash
+from wrnb.models import weights_hash
+from wrnb.pretrained import load_model
 
 
 def robust_model(checkpoint, out, device):

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np, pandas as pd, torch
 from PIL import Image
 from sklearn.datasets import load_sample_image
-from wrnb.core import provenance
+from wrnb.runs import provenance
 from wrnb.corruptions import CORRUPTIONS, corrupt
 
 here = Path(__file__).resolve().parent

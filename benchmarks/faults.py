@@ -26,8 +26,9 @@ from PIL import Image
 
 from fastai.learner import Learner
 from wrnb.cli import main as wrnb_main
-from wrnb.core import Run, provenance
-from wrnb.models import load_model, save_weights
+from wrnb.runs import Run, provenance
+from wrnb.models import save_weights
+from wrnb.pretrained import load_model
 
 LIMIT, MEMORY = 60, 2e9  # seconds and bytes that a case may take
 

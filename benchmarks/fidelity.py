@@ -20,10 +20,13 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np, pandas as pd, torch
-from wrnb.core import WrnbError, fold_in, image_keys, provenance, wilson
+from wrnb.core import WrnbError, wilson
+from wrnb.randomness import fold_in, image_keys
+from wrnb.runs import provenance
 from wrnb.corruptions import CONSTANTS, FAMILY, _MAKERS, _STILL, _truncate, corrupt
 from wrnb.data import folder_set, limited
-from wrnb.models import load_model, logits_of
+from wrnb.models import logits_of
+from wrnb.pretrained import load_model
 
 here = Path(__file__).resolve().parent
 sys.path.insert(0, str(here.parent/"tests"))

@@ -18,10 +18,10 @@ import torch
 
 from wrnb.attacks import ATTACKS
 from wrnb.benchmark import evaluate
-from wrnb.core import Run, provenance, read_table
+from wrnb.runs import Run, provenance, read_table
 from wrnb.data import load_data
 from wrnb.enhancement import PROTOCOLS, enhance, guidance
-from wrnb.models import load_model
+from wrnb.pretrained import load_model
 from wrnb.validation import Validation
 
 GUIDES = ("weaknesses", "uniform", "strengths")

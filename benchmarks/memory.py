@@ -30,7 +30,7 @@ def score(folder, neighbors, threads, seed):
     "Runs in a process of its own: prints peak after loading and at the end"
     import torch
     from wrnb.data import load_data
-    from wrnb.models import load_model
+    from wrnb.pretrained import load_model
     from wrnb.scoring import score_robustness
     torch.set_num_threads(threads); torch.manual_seed(seed)
     ds = load_data(folder)[0]; loaded = peak()
@@ -54,7 +54,7 @@ def main():
     p.add_argument("--one", type=Path, help=argparse.SUPPRESS)
     a = p.parse_args()
     if a.one: return score(a.one, a.neighbors, a.threads, a.seed)
-    from wrnb.core import provenance
+    from wrnb.runs import provenance
     home = Path(tempfile.mkdtemp(dir=a.data.parent, prefix=".memory"))  # links need the same file system
     try: df = pd.DataFrame([measure(a, n, home) for n in a.n])
     finally: shutil.rmtree(home)

@@ -17,9 +17,12 @@ import torch
 import torch.nn.functional as F
 
 from wrnb.attacks import ATTACKS
-from wrnb.core import fold_in, image_keys, in_parts, pick_device, provenance, uniform, wilson
+from wrnb.core import pick_device, wilson
+from wrnb.randomness import fold_in, image_keys, uniform
+from wrnb.runs import in_parts, provenance
 from wrnb.data import load_data
-from wrnb.models import load_model, weights_hash
+from wrnb.models import weights_hash
+from wrnb.pretrained import load_model
 
 STEPS, RESTARTS = (1, 2, 5, 10, 20, 50), (1, 2, 5, 10)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from wrnb.core import provenance
+from wrnb.runs import provenance
 
 FEW, MANY = 2, 22  # neighbours an image
 

@@ -27,9 +27,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from wrnb.core import pick_device, provenance
+from wrnb.core import pick_device
+
+from wrnb.runs import provenance
 from wrnb.data import ImageSet, _checked_batches, load_data
-from wrnb.models import PRECISIONS, InferenceModel, load_model
+from wrnb.pretrained import load_model
+from wrnb.inference import PRECISIONS, InferenceModel
 from wrnb.scoring import neighbor_keys, neighbors, score_robustness
 
 CASES = dict(resnet20=dict(size=32, n_classes=10, images=64, batch_size=512), efficientnet_lite0=dict(size=224, n_classes=1000, images=4, batch_size=32))

@@ -29,9 +29,12 @@ from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from wrnb.core import WrnbError, provenance
+from wrnb.core import WrnbError
+
+from wrnb.runs import provenance
 from wrnb.data import load_data
-from wrnb.models import load_model, weights_hash
+from wrnb.models import weights_hash
+from wrnb.pretrained import load_model
 from weak_vs_random import ranked
 
 EPS = .05

@@ -38,12 +38,16 @@ import torch
 from scipy.stats import rankdata
 from sklearn.isotonic import IsotonicRegression
 
-from wrnb.core import WrnbError, pick_device, provenance, write_atomic
+from wrnb.core import WrnbError, pick_device
+
+from wrnb.runs import provenance, write_atomic
 from wrnb.corruptions import corruptions
 from wrnb.data import load_data
-from wrnb.models import InferenceModel, load_model, weights_hash
+from wrnb.models import weights_hash
+from wrnb.pretrained import load_model
+from wrnb.inference import InferenceModel
 from wrnb.scoring import score_robustness
-from wrnb.validation import Clean, wrong_under
+from wrnb.measurement import Clean, wrong_under
 
 KINDS = [Clean(), *corruptions()]
 TYPES = list(dict.fromkeys(p.name for p in KINDS[1:]))

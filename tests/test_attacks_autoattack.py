@@ -9,7 +9,7 @@ from wrnb.attacks import ATTACKS, AutoAttack, worst_case
 from wrnb.benchmark import evaluate
 from wrnb.core import WrnbError
 from wrnb.data import ImageSet
-from wrnb.validation import fitted, wrong_under
+from wrnb.measurement import fitted, wrong_under
 
 pytest.importorskip("torchattacks")
 EPS, FEW = 1/255, dict(steps=10, n_queries=40)

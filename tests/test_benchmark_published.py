@@ -11,8 +11,10 @@ import pandas as pd
 import pytest
 
 import wrnb.benchmark
-from wrnb.benchmark import ALEXNET_ERRORS, C_BAR, Evaluation
-from wrnb.core import COLUMNS, WrnbError, wilson
+from wrnb.corrupted_sets import C_BAR
+from wrnb.benchmark import ALEXNET_ERRORS, Evaluation
+from wrnb.core import WrnbError, wilson
+from wrnb.runs import COLUMNS
 from wrnb.corruptions import CORRUPTIONS, FAMILY
 
 LISTED = pd.read_csv(Path(__file__).parent/"published_corruption_errors.csv")

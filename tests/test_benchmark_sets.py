@@ -10,7 +10,8 @@ from PIL import Image
 from torch.utils.data import TensorDataset
 
 import wrnb.data
-from wrnb.benchmark import C_BAR, corrupted_set, evaluate, read_evaluation, save_corrupted
+from wrnb.corrupted_sets import C_BAR, corrupted_set, save_corrupted
+from wrnb.benchmark import evaluate, read_evaluation
 from wrnb.core import WrnbError
 from wrnb.corruptions import CORRUPTIONS, EXTRA, FAMILY, corrupt
 from wrnb.data import ImageSet, limited, load_data

@@ -11,8 +11,9 @@ from PIL import Image
 from test_loop import complaint, limit_file, one_thread, pictures, strike  # noqa: F401 (fixtures among them)
 from wrnb.benchmark import read_evaluation
 from wrnb.cli import main
-from wrnb.core import Run
-from wrnb.models import load_model, save_weights
+from wrnb.runs import Run
+from wrnb.models import save_weights
+from wrnb.pretrained import load_model
 
 DIGITS = ["corrupt", "digits", "--limit", "40", "--out"]
 SOME = ["--corruptions", "gaussian_noise", "fog", "jpeg_compression", "speckle_noise"]
@@ -32,7 +33,7 @@ def home(tmp_path_factory): return tmp_path_factory.mktemp("corrupt")
 def model(home):
     "A classifier of the digits by its nearest class mean: no training, and a few per cent wrong"
     from wrnb.data import load_data
-    from wrnb.models import train
+    from wrnb.training import train
     digits, test = load_data("digits", limit=400, test_limit=50)
     torch.manual_seed(0); learn = train(load_model("digits_net", 10), digits, test, epochs=4, lr=.2, bs=32, device="cpu")
     save_weights(learn.model, home/"net.safetensors")
@@ -79,7 +80,7 @@ def test_killed_and_started_again_leaves_the_same_bytes(preset, ready, kills, tm
 
 
 def _refused(path):
-    from wrnb.benchmark import corrupted_set
+    from wrnb.corrupted_sets import corrupted_set
     from wrnb.core import WrnbError
     with pytest.raises(WrnbError) as e: corrupted_set(path)
     return str(e.value)

@@ -6,7 +6,7 @@ import numpy as np, pandas as pd, pytest, torch
 
 from wrnb.core import WrnbError, wilson
 from wrnb.corruptions import CONSTANTS, _STILL
-from wrnb.models import load_model
+from wrnb.pretrained import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 IMAGENETTE = [0, 217, 482, 491, 497, 566, 569, 571, 574, 701]  # its ten classes among ImageNet's 1,000

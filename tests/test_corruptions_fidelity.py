@@ -10,7 +10,7 @@ try: import cv2
 except ImportError as e: pytest.skip(f"OpenCV cannot be imported ({e}), and imagecorruptions needs it; on Debian: apt-get install libgl1 libglib2.0-0", allow_module_level=True)
 
 from imagecorruptions_oracle import agreement, fed, imagenet_elastic, load, measures, theirs_elastic
-from wrnb.core import fold_in, image_keys, normal, uniform
+from wrnb.randomness import fold_in, image_keys, normal, uniform
 from wrnb.corruptions import CONSTANTS, CORRUPTIONS, _MAKERS, _STILL, _truncate, corrupt
 
 package, module = load()

@@ -11,7 +11,7 @@ from fastai.vision.data import ImageDataLoaders
 from PIL import Image
 
 from wrnb.all import *
-from wrnb.models import digits_net
+from wrnb.networks import digits_net
 
 
 @pytest.fixture(scope="module")

@@ -22,14 +22,16 @@ from torch import nn
 
 import wrnb.corruptions, wrnb.weak
 from wrnb.attacks import ATTACKS, attacks
-from wrnb.cli import Loop
-from wrnb.core import COLUMNS
+from wrnb.loop import Loop
+from wrnb.runs import COLUMNS
 from wrnb.corruptions import CONSTANTS, CORRUPTIONS, EXTRA, corrupt, corruptions
 from wrnb.data import load_data, subset
 from wrnb.enhancement import enhance, guidance
-from wrnb.models import load_model, save_weights, weights_hash
+from wrnb.models import save_weights, weights_hash
+from wrnb.pretrained import load_model
 from wrnb.scoring import neighbor_keys, neighbors, score_robustness
-from wrnb.validation import Clean, Validation, all_perturbations, validate
+from wrnb.measurement import Clean
+from wrnb.validation import Validation, all_perturbations, validate
 
 FIFTEEN = sum(CORRUPTIONS.values(), [])
 KINDS = [Clean(), *corruptions(severities=(2, 5), extra=True), *attacks(("pgd",), (8/255,))]

@@ -9,8 +9,9 @@ import pytest
 
 from benchmarks import faults
 from test_loop import complaint, one_thread  # noqa: F401 (a fixture)
-from wrnb.benchmark import corrupted_set
-from wrnb.cli import Loop, main
+from wrnb.corrupted_sets import corrupted_set
+from wrnb.loop import Loop
+from wrnb.cli import main
 from wrnb.core import WrnbError
 
 

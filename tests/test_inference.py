@@ -9,7 +9,9 @@ from torch import nn
 
 from wrnb.core import WrnbError
 from wrnb.data import load_data
-from wrnb.models import InferenceModel, load_model, weights_hash
+from wrnb.models import weights_hash
+from wrnb.pretrained import load_model
+from wrnb.inference import InferenceModel
 from wrnb.scoring import score_robustness
 
 CHECKPOINT = os.environ.get("WRNB_RESNET20", "")

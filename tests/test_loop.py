@@ -14,8 +14,10 @@ from PIL import Image
 
 import wrnb.data, wrnb.scoring
 from wrnb.cli import main
-from wrnb.core import Run, WrnbError
-from wrnb.models import load_model, save_weights
+from wrnb.core import WrnbError
+from wrnb.runs import Run
+from wrnb.models import save_weights
+from wrnb.pretrained import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 ENV = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))

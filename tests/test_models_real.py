@@ -7,7 +7,8 @@ import torch
 
 from wrnb.core import WrnbError
 from wrnb.data import folder_set
-from wrnb.models import check_outputs, load_model, load_weights, logits_of, save_weights, weights_hash
+from wrnb.models import check_outputs, load_weights, logits_of, save_weights, weights_hash
+from wrnb.pretrained import load_model
 
 CHECKPOINT = os.environ.get("WRNB_RESNET20", "")
 CIFAR10 = Path(os.environ.get("FASTAI_HOME", "~/.fastai")).expanduser()/"data/cifar10"

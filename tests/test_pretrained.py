@@ -9,8 +9,11 @@ import torch
 import torchvision
 from PIL import Image
 
-from wrnb.cli import Loop, main
-from wrnb.models import WNIDS, knows_classes, load_model, load_weights
+from wrnb.loop import Loop
+
+from wrnb.cli import main
+from wrnb.models import load_weights
+from wrnb.pretrained import WNIDS, knows_classes, load_model
 
 NAME = "torchvision:squeezenet1_1"
 KNOWN, UNKNOWN = ("n03888257", "n01440764"), ("dots", "stripes")  # a church and a tench, not in ImageNet's order

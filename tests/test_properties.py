@@ -15,10 +15,12 @@ from torch import nn
 import wrnb.weak  # noqa: F401 (gives Scores its selection)
 from benchmarks.faults import arrays
 from test_loop import one_thread  # noqa: F401 (a fixture)
-from wrnb.benchmark import corrupted_set
-from wrnb.core import COLUMNS, Run, WrnbError, read_table, wilson, write_table
+from wrnb.corrupted_sets import corrupted_set
+from wrnb.core import WrnbError, wilson
+from wrnb.runs import COLUMNS, Run, read_table, write_table
 from wrnb.data import ImageSet, folder_set, read_image, subset
-from wrnb.models import load_model, load_weights, save_weights
+from wrnb.models import load_weights, save_weights
+from wrnb.pretrained import load_model
 from wrnb.scoring import Scores, kl_bounds, misprediction, neighbor_keys, neighbors, score_robustness
 
 

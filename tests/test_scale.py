@@ -15,10 +15,13 @@ from torch.utils.data import Subset
 
 from fastai.callback.core import Callback
 from wrnb.cli import main
-from wrnb.core import Run, WrnbError, read_json, this_process
+from wrnb.core import WrnbError, this_process
+from wrnb.runs import Run, read_json
 from wrnb.data import load_data
 from wrnb.enhancement import enhance
-from wrnb.models import bare, load_model, save_weights, train, weights_hash
+from wrnb.models import save_weights, weights_hash
+from wrnb.pretrained import load_model
+from wrnb.training import unwrapped, train
 from wrnb.scoring import score_robustness
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -265,7 +268,7 @@ class Double(Callback):
     order = 90
     def before_batch(self): self.learn.xb = (self.x.double(),)
     def before_step(self):
-        if not hasattr(self, "first"): self.first = {n: p.grad.clone() for n, p in bare(self.model).named_parameters()}
+        if not hasattr(self, "first"): self.first = {n: p.grad.clone() for n, p in unwrapped(self.model).named_parameters()}
 
 
 def trained(folder):

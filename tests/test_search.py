@@ -8,8 +8,10 @@ from scipy.stats import binomtest, norm
 
 from test_loop import SETUP, has_parts, strike, tables, wrnb_
 from wrnb.cli import main
-from wrnb.core import Run
-from wrnb.models import load_model, train, save_weights
+from wrnb.runs import Run
+from wrnb.models import save_weights
+from wrnb.pretrained import load_model
+from wrnb.training import train
 from wrnb.data import load_data
 
 

@@ -33,7 +33,7 @@ SECTIONS = dict(  # folder: title, line, pages in the order of reading (others f
 
 
 def page_name(name):
-    "The page of a notebook, named as nbdev's own links name it: 03_scoring.ipynb -> scoring.ipynb"
+    "The page of a notebook, named as nbdev's own links name it: 09_scoring.ipynb -> scoring.ipynb"
     return re.sub(r"^\d+[a-zA-Z0-9]*_", "", name.lower())
 
 

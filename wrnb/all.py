@@ -8,16 +8,27 @@ __all__ = []
 # %% ../nbs/all.ipynb #b5321fe3
 import wrnb
 from .core import *
+from .randomness import *
+from .runs import *
 from .data import *
+from .networks import *
 from .models import *
+from .pretrained import *
+from .inference import *
+from .training import *
 from .scoring import *
 from .weak import *
 from .corruptions import *
 from .attacks import *
+from .measurement import *
 from .validation import *
 from .enhancement import *
+from .corrupted_sets import *
 from .benchmark import *
 
-_rooms = (wrnb.core, wrnb.data, wrnb.models, wrnb.scoring, wrnb.weak, wrnb.corruptions, wrnb.attacks, wrnb.validation, wrnb.enhancement,
-          wrnb.benchmark)
+_rooms = (
+    wrnb.core, wrnb.randomness, wrnb.runs, wrnb.data, wrnb.networks, wrnb.models,
+    wrnb.pretrained, wrnb.inference, wrnb.training, wrnb.scoring, wrnb.weak, wrnb.corruptions,
+    wrnb.attacks, wrnb.measurement, wrnb.validation, wrnb.enhancement, wrnb.corrupted_sets, wrnb.benchmark,
+)
 __all__ = [name for room in _rooms for name in room.__all__]
