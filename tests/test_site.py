@@ -191,7 +191,7 @@ def test_every_mistake_of_a_page_is_reported(tmp_path):
     (tmp_path/"b.html").write_text('<p id="there">')
     assert [w.removeprefix("a.html: ") for w in check_links(tmp_path, "/wrnb/")] == [
         "asks another host: //fonts.org/x.css", "asks another host: https://cdn.org/x.js",
-        "1 picture(s) without alt text: give their cells #| fig-alt", "no such place on the page: #gone",
+        "1 picture(s) without alt text: add #| fig-alt", "no such place on the page: #gone",
         "no such file: gone.html", "no such file: /wrnb/gone.html", "no such place on the page: b.html#gone"]
 
 

@@ -1,14 +1,14 @@
-"""Check a built site: files and anchors that links lead to, requests to other hosts, pictures without an alt text."""
+"""Check a built site: where links lead, requests to other hosts, pictures without an alt text."""
 import re
 from html.parser import HTMLParser
 from urllib.parse import unquote, urldefrag, urlsplit
 
-QUIET = {"canonical", "alternate", "author", "license", "me"}  # links in a page's head that a browser doesn't follow
-FETCHED = re.compile(r"""(?:url\(|@import)\s*['"]?((?:https?:)?//[^)'"\s]+)""")  # what a style sheet asks for
+QUIET = {"canonical", "alternate", "author", "license", "me"}  # links that a browser doesn't fetch
+FETCHED = re.compile(r"""(?:url\(|@import)\s*['"]?((?:https?:)?//[^)'"\s]+)""")  # by a style sheet
 
 
 class Links(HTMLParser):
-    "One page's links and ids, the other hosts it asks for something, and its number of pictures without alt text"
+    "One page's links, its ids, the other hosts it asks, and how many pictures have no alt text"
     def __init__(self, text):
         super().__init__()
         self.links, self.ids, self.hosts, self.mute, self.style = [], set(), set(), 0, False
@@ -41,17 +41,18 @@ def target_of(url, page, out, base):
 
 
 def check_links(out, base="/"):
-    "What is wrong with the site in `out`, which is published at the path `base`: a line for each mistake"
+    "What is wrong with the site in `out`, published at the path `base`: a line for each mistake"
     pages, wrong = {p: Links(p.read_text()) for p in sorted(out.resolve().rglob("*.html"))}, []
     for page, links in pages.items():
         name = page.relative_to(out.resolve())
         wrong += [f"{name}: asks another host: {url}" for url in sorted(links.hosts)]
-        if links.mute: wrong.append(f"{name}: {links.mute} picture(s) without alt text: give their cells #| fig-alt")
+        if links.mute: wrong.append(f"{name}: {links.mute} picture(s) without alt text: add #| fig-alt")
         for url in links.links:
             target, anchor = target_of(url, page, out.resolve(), base)
             if not target.is_file(): wrong.append(f"{name}: no such file: {url}")
             elif anchor and target in pages and anchor not in pages[target].ids:
                 wrong.append(f"{name}: no such place on the page: {url}")
     for css in sorted(out.rglob("*.css")):
-        wrong += [f"{css.relative_to(out)}: asks another host: {url}" for url in FETCHED.findall(css.read_text())]
+        asked = FETCHED.findall(css.read_text())
+        wrong += [f"{css.relative_to(out)}: asks another host: {url}" for url in asked]
     return wrong

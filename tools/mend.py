@@ -1,4 +1,4 @@
-"""Mend what Quarto or smalldocs wrote: no request to another host, formulas as MathML, figures in their size."""
+"""Mend what Quarto or smalldocs wrote: requests to other hosts, formulas, the size of figures."""
 import io, re
 from base64 import b64decode
 from html import unescape
@@ -7,12 +7,12 @@ from urllib.parse import unquote
 from latex2mathml.converter import convert
 from PIL import Image
 
-SCREEN_DPI = 100  # dots per inch at which a figure is shown; one that was drawn with more is sharp on a fine screen
-CDN = r"https://(?:cdn\.jsdelivr\.net|cdnjs\.cloudflare\.com)/"  # KaTeX (smalldocs), requirejs and jquery (Quarto)
+SCREEN_DPI = 100  # dots per inch at which a figure is shown; drawn with more it is sharp on a fine screen
+CDN = r"https://(?:cdn\.jsdelivr\.net|cdnjs\.cloudflare\.com)/"  # of KaTeX, requirejs and jquery
 
 
 def without_requests(text):
-    "Take out the scripts and styles that a renderer would fetch from another host: no page needs them"
+    "Take out the scripts and styles of other hosts: no page needs them"
     text = re.sub(rf"<(?:link|script)\b[^>]*{CDN}[^>]*>(?:</script>)?", "", text)
     return re.sub(r"<script\b[^>]*>\s*define\('jquery'.*?</script>", "", text, flags=re.S)
 
@@ -26,7 +26,7 @@ def with_mathml(text):
 
 
 def picture(src, folder):
-    "The picture that an <img> of a page in `folder` shows, or None for one that this tool can't or needn't size"
+    "The picture that an <img> of a page in `folder` shows; None for one that needs no size"
     inside = re.match(r"data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=\s]+)$", src)
     if inside: return Image.open(io.BytesIO(b64decode(inside[1])))
     path = folder/unquote(src)
@@ -35,7 +35,7 @@ def picture(src, folder):
 
 
 def sized(tag, folder):
-    "An <img> with the width at which it was drawn, whatever its resolution; CSS keeps it legible on a telephone"
+    "An <img> with the width at which it was drawn, whatever its resolution"
     src = re.search(r'\bsrc="([^"]*)"', tag)
     im = picture(src[1], folder) if src else None
     if im is None or "dpi" not in im.info: return tag
@@ -56,7 +56,7 @@ def mend_style(css):
 
 
 def mend_missing(text, base):
-    "A host shows the page for a missing address at any depth: its links start from the root of the site"
+    "Let the links of the page for missing addresses, shown at any depth, start from the site's root"
     return re.sub(r"<head\b[^>]*>", lambda m: f'{m[0]}<base href="{base}">', text, count=1)
 
 

@@ -1,4 +1,4 @@
-"""Prepare the notebooks as pages: documentation and code of what a room exports, links, pages of source."""
+"""Prepare the notebooks as pages: documentation, code and links; and write the pages of source."""
 import ast, inspect, json, re
 from importlib import import_module
 
@@ -8,7 +8,7 @@ from nbdev.process import Processor
 from nbdev.showdoc import show_doc, showdoc_nm
 from smalldocs.highlight import highlight
 
-EXPORTS = {"export", "exporti", "exports"}  # the directives of nbdev that put a cell into the module
+EXPORTS = {"export", "exporti", "exports"}  # nbdev's directives that put a cell into the module
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 NAMES_SHOWN = 3  # names of private helpers in the label of a fold; the rest is only counted
 
@@ -19,7 +19,7 @@ def page_name(name):
 
 
 def local_links(text, site, depth):
-    "Make links to the published site, and to notebooks by file name, links between pages; a private helper has none"
+    "Turn links to the published site and to notebooks into links between pages; private helpers get none"
     def link(m):
         name, place = m.groups()
         private = re.search(r"(^|\.)_(?!_)", name)
@@ -75,10 +75,11 @@ def anchors(names):
 
 
 def arrange(run):
-    """What the page shows of exported cells that follow each other, each with the documentation nbdev made for it.
+    """What the page shows of exported cells in a row, each with the documentation nbdev made for it.
 
-    A cell marked `exports` is shown as it is. A public function has its documentation and, folded, its code. Private
-    helpers share the fold of the next public name, or of the last one: folds don't pile up. Imports are left out.
+    A cell marked `exports` is shown as it is. A public function has its documentation and, folded, its
+    code. Private helpers share the fold of the next public name, or of the last one, so that folds don't
+    pile up. Imports are left out.
     """
     shown, helpers = [], []
     for cell, docs in run:
@@ -102,15 +103,15 @@ class ShowExports(Processor):
         cells, run = [], []
         for cell in self.nb.cells:
             if cell.get("has_sd"): run[-1][1].append(cell)
-            elif cell.cell_type == "code" and EXPORTS & cell.directives_.keys(): run.append((cell, []))
-            elif cell.cell_type != "code" or "hide" not in cell.directives_:
+            elif EXPORTS & cell.directives_.keys(): run.append((cell, []))
+            elif "hide" not in cell.directives_:
                 cells += [*arrange(run), cell]
                 run = []
         self.nb.cells[:] = cells + arrange(run)
 
 
 def documentation(doc):
-    "The Markdown of nbdev's documentation, the same at each build, whose italics end where the docstring ends"
+    "nbdev's documentation, the same at each build; its italics end where the docstring ends"
     head, fence, docs = doc._repr_markdown_().rpartition("\n```\n\n")
     head = re.sub(r"<(?:bound method |function )?([\w.<>]+?)(?: object)? at 0x[0-9a-f]+>", r"\1", head)
     head = head.replace(":builtin_function_or_method=", "=").replace(":function=", "=")
@@ -124,18 +125,20 @@ class ShowDocs(Processor):
     "Documentation comes from the module, so that no cell has to run"
     def begin(self):
         module = steps._default_exp(self.nb)
-        self.names = dict(vars(import_module(f"wrnb.{module}")), show_doc=show_doc) if module else {}
+        self.names = dict(show_doc=show_doc)
+        if module: self.names |= vars(import_module(f"wrnb.{module}"))
 
     def cell(self, cell):
         if cell.cell_type != "code" or not cell.source.startswith("show_doc("): return
         doc = eval(cell.source, self.names)
         code = inspect.unwrap(getattr(doc.sym, "fget", doc.sym))
         line = inspect.getsourcelines(code)[1] or 1
-        cell.cell_type, cell.source = "markdown", re.sub("#L(None|[0-9]+)", f"#L{line}", documentation(doc))
+        cell.cell_type = "markdown"
+        cell.source = re.sub("#L(None|[0-9]+)", f"#L{line}", documentation(doc))
 
 
 class Pages(steps.FilterDefaults):
-    "nbdev's processors, with ours in the place of those that would run the cells or show their code in another way"
+    "nbdev's processors, with ours in the place of those that run cells or show code in another way"
     def base_procs(self):
         ours = {"add_show_docs": [steps.add_show_docs, ShowExports], "exec_show_docs": [ShowDocs],
                 "clean_show_doc": [], "add_fold": [], "mv_exports": []}
@@ -161,7 +164,8 @@ def prepare(path, proc, cfg):
     depth = len(rel.parts)-1
     for cell in nb.cells:
         if cell.cell_type == "raw": cell.source = re.sub(r"^output-file: .*\n", "", cell.source, flags=re.M)
-        if cell.cell_type == "markdown": cell.source = source_links(local_links(cell.source, site, depth), code, depth)
+        if cell.cell_type == "markdown":
+            cell.source = source_links(local_links(cell.source, site, depth), code, depth)
     dest = proc/rel.with_name(page_name(rel.name))
     dest.parent.mkdir(parents=True, exist_ok=True)
     write_nb(nb, dest)
@@ -170,7 +174,8 @@ def prepare(path, proc, cfg):
 def source_page(path, folder):
     "Write a page with one module's code and an anchor at each line"
     lines = highlight(path.read_text().rstrip(), "python").split("\n")
-    code = "\n".join(f'<a class="line" id="L-{i}" href="#L-{i}">{i:4}</a>  {line}' for i, line in enumerate(lines, 1))
+    def anchored(i, line): return f'<a class="line" id="L-{i}" href="#L-{i}">{i:4}</a>  {line}'
+    code = "\n".join(anchored(i, line) for i, line in enumerate(lines, 1))
     front = f"---\ntitle: {path.stem}.py\ntoc: false\nsearch: false\npage-navigation: false\n---"
     block = f'<div class="sourceCode"><pre class="sourceCode python"><code>{code}</code></pre></div>'
     (folder/f"{path.stem}.md").write_text(f"{front}\n\n`````{{=html}}\n{block}\n`````\n")

@@ -1,4 +1,4 @@
-"""Make README.md from nbs/index.ipynb: its prose and pictures, its code, and its outputs as text or tables.
+"""Make README.md from nbs/index.ipynb: prose and pictures, code, and outputs as text or tables.
 
     python -m tools.readme            writes README.md
     python -m tools.readme --check    exit code 1 if README.md is out of date
@@ -19,7 +19,8 @@ def markdown_table(html):
     "A table that pandas wrote as HTML, in Markdown"
     def plain(cell): return unescape(re.sub("<[^>]+>", "", cell)).strip()
     rows = re.findall(r"<tr[^>]*>(.*?)</tr>", html, re.S)
-    head, *body = [[plain(cell) for cell in re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S)] for row in rows]
+    cells = [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row, re.S) for row in rows]
+    head, *body = [[plain(cell) for cell in row] for row in cells]
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"]*len(head), *body])
 
 
@@ -49,7 +50,7 @@ def cell_text(cell):
 
 
 def from_the_root(text, folder):
-    "Links and pictures of a notebook in `folder`, as links from the repository's root: GitHub resolves those"
+    "The links and pictures of a notebook in `folder`, as seen from README.md: GitHub resolves those"
     elsewhere = r"(?!https?:|#|mailto:|data:)"
     text = re.sub(rf"\]\({elsewhere}([^)]+)\)", rf"]({folder}/\1)", text)
     return re.sub(rf'(<(?:img|a)\b[^>]*\b(?:src|href)="){elsewhere}', rf"\1{folder}/", text)
@@ -66,7 +67,8 @@ def readme():
 def main():
     path = get_config().config_path/"README.md"
     if "--check" not in sys.argv: path.write_text(readme(), encoding="utf-8")
-    elif path.read_text(encoding="utf-8") != readme(): sys.exit("README.md is out of date: run python -m tools.readme")
+    elif path.read_text(encoding="utf-8") != readme():
+        sys.exit("README.md is out of date: run python -m tools.readme")
 
 
 if __name__ == "__main__": main()

@@ -5,9 +5,9 @@
     python -m tools.run_notebooks --workers 1
     python -m tools.run_notebooks results/corruptions --slow   with the cells that need real images
 
-A single notebook runs in this process, several run in one process each, on one core each. Cells with `#| eval: false`
-or, unless you give --slow, a flag of settings.ini's tst_flags keep the outputs that they have. If the cells give the
-same outputs when you run them twice, the notebook keeps the same bytes.
+A single notebook runs in this process, several run in one process each, on one core each. Cells with
+`#| eval: false` or, unless you give --slow, a flag of settings.ini's tst_flags keep the outputs that they
+have. If the cells give the same outputs when you run them twice, the notebook keeps the same bytes.
 """
 import argparse, os, random, re, subprocess, sys, tempfile, time
 from concurrent.futures import ThreadPoolExecutor
@@ -49,7 +49,7 @@ def seed_everything():
 
 
 def run(path, slow=False):
-    "Run one notebook in this process, seeded, and write it back; returns a line to print, or ends with what went wrong"
+    "Run one notebook in this process, seeded, and write it back; returns a line, or exits with the error"
     nb, start = read_nb(path), time.time()
     flags = set() if slow else set(get_config().tst_flags.split())
     shell = CaptureShell(path)
@@ -63,7 +63,8 @@ def run(path, slow=False):
             tidy(cell)
     clean_nb(nb)
     text = nb2str(nb)
-    if len(text) > LIMIT: sys.exit(f"{path.name} has {len(text):,} bytes, over {LIMIT:,}: make its figures smaller")
+    if len(text) > LIMIT:
+        sys.exit(f"{path.name} has {len(text):,} bytes, over {LIMIT:,}: make its figures smaller")
     path.write_text(text)
     return f"{path.name:28}{time.time()-start:6.1f} s {len(text)/1000:7.0f} kB"
 
@@ -71,7 +72,8 @@ def run(path, slow=False):
 def run_alone(path, slow):
     "Run one notebook in a process of its own, on one core"
     env = dict(os.environ, OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore")
-    command = [sys.executable, "-m", "tools.run_notebooks", str(path)] + (["--slow"] if slow else [])
+    command = [sys.executable, "-m", "tools.run_notebooks", str(path)]
+    if slow: command.append("--slow")
     return subprocess.run(command, cwd=get_config().config_path, env=env, capture_output=True, text=True)
 
 
@@ -87,16 +89,17 @@ def run_all(paths, slow, workers):
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="notebooks, such as 09_scoring or results/cifar10 (default: all)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes (default: one per core)")
-    parser.add_argument("--slow", action="store_true", help="run the cells marked slow as well: they need CIFAR-10 and "
-                        "the sample of Imagenette in fastai's data folder")
+    parser.add_argument("names", nargs="*", help="notebooks, such as 09_scoring or results/cifar10; default: all")
+    parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes; default: one per core")
+    parser.add_argument("--slow", action="store_true", help="run the cells marked slow as well: they need "
+                        "CIFAR-10 and the sample of Imagenette in fastai's data folder")
     return parser.parse_args()
 
 
 def main():
     args, nbs = parse(), get_config().nbs_path
-    paths = [(nbs/n).with_suffix(".ipynb").resolve() for n in args.names or sorted(nbglob(nbs, as_path=True))]
+    names = args.names or sorted(nbglob(nbs, as_path=True))
+    paths = [(nbs/name).with_suffix(".ipynb").resolve() for name in names]
     if missing := [str(p) for p in paths if not p.is_file()]: sys.exit(f"no such notebook: {', '.join(missing)}")
     if len(paths) == 1: return print(run(paths[0], args.slow))
     failed = run_all(paths, args.slow, args.workers)

@@ -1,10 +1,11 @@
-"""Build the site into _docs/ from the notebooks, by Quarto if it is installed and by smalldocs otherwise, and check it.
+"""Build the site into _docs/ from the notebooks, by Quarto if it is installed or else by smalldocs.
 
     python -m tools.site                         with the renderer that is there
     python -m tools.site --renderer smalldocs    with this one
 
-It needs no network: formulas become MathML, and no page asks another host for anything. Overviews, sidebar and llms.txt
-are made from the notebooks. The build fails on a broken link, a request to another host, or a picture without alt text.
+It needs no network: formulas become MathML, and no page asks another host for anything. Overviews, sidebar
+and llms.txt are made from the notebooks. The build fails on a broken link, a request to another host, or a
+picture without an alt text.
 """
 import argparse, shutil, subprocess, sys
 from pathlib import Path
@@ -19,7 +20,7 @@ from tools.mend import mend
 from tools.overviews import complete_search, contents, llms, write_overviews
 from tools.pages import missing_page, prepare, source_page
 
-FOR_QUARTO = {f"format.html.{option} is ignored" for option in ("grid", "html-math-method")}  # unknown to smalldocs
+UNKNOWN = {f"format.html.{option} is ignored" for option in ("grid", "html-math-method")}  # to smalldocs
 
 
 def write_pages(proc, cfg):
@@ -38,11 +39,11 @@ def render(proc, renderer):
         subprocess.run(["quarto", "render", str(proc)], check=True)
         return proc/"_docs", []
     site = build_smalldocs(proc, quiet=True)
-    return site.out, [w for w in site.warnings if w not in FOR_QUARTO]
+    return site.out, [w for w in site.warnings if w not in UNKNOWN]
 
 
 def build(out, proc, renderer, cfg):
-    "Build the site in `out` by way of `proc`, which stands beside a _quarto.yml; returns a line for each mistake"
+    "Build the site in `out` by way of `proc`, a folder next to _quarto.yml; returns a line for each mistake"
     for folder in (proc, out): shutil.rmtree(folder, ignore_errors=True)
     write_pages(proc, cfg)
     site, wrong = render(proc, renderer)
