@@ -5,10 +5,12 @@
 # %% auto #0
 __all__ = ['wrong_under', 'Clean', 'measured', 'fitted']
 
-# %% ../nbs/13_measurement.ipynb #4b04875b
-from dataclasses import dataclass
+# %% ../nbs/13_measurement.ipynb #f0444c37
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
@@ -16,6 +18,7 @@ from .core import WrnbError, wilson
 from .runs import COLUMNS
 from .data import batches
 from .inference import InferenceModel
+from .attacks import Attack, AutoAttack, worst_case
 
 # %% ../nbs/13_measurement.ipynb #b60e75f1
 def _in_order(n, batch_size):
@@ -116,8 +119,90 @@ class Panel:
         "The perturbation, fitted to the model `name` if it has a `fit`"
         return fitted(p, self.models[name], ds, self.seed, self.device)
 
-# %% ../nbs/13_measurement.ipynb #6b4a1c24
-def panel_of(models, precision="fp32", compile=False, device="cpu", **how):
-    "A `Panel` of these models, each with its copy in the precision given"
+# %% ../nbs/13_measurement.ipynb #4049e93b
+def panel_of(
+    models:dict, # name -> model
+    precision:str="fp32", # of the copies: "fp32" or "bf16"
+    compile:bool=False, # the copies through `torch.compile`?
+    device:torch.device="cpu", # where it is computed
+    **how, # seed, batch_size, workers
+)->Panel:
+    "A panel of these models, each with its copy in the precision given"
     fast = {name: InferenceModel(net, device, precision, compile) for name, net in models.items()}
     return Panel(models, fast, device=device, **how)
+
+# %% ../nbs/13_measurement.ipynb #c6da1bab
+def corruption_rows(
+    panel:Panel, # the models
+    p, # the corruption
+    ds:Dataset, # images
+)->list: # rows
+    "Every model under one corruption"
+    return [measured(wrong, "test", name, p) for name, wrong in panel.wrong(p, ds).items()]
+
+# %% ../nbs/13_measurement.ipynb #236bfd17
+def white_box_rows(
+    panel:Panel, # the models
+    name:str, # of the model that is attacked and asked
+    kinds:list, # attacks of one radius
+    ds:Dataset, # images
+    fit_on:Dataset, # images the universal attack is found on
+)->list: # rows
+    "Each attack on one model, and the worst case per image"
+    wrong, rows = {}, []
+    for p in kinds:
+        p = replace(p, early_stop=True) if isinstance(p, Attack) else panel.fitted(p, name, fit_on)
+        wrong[p.name] = panel.wrong_attacked(p, ds, attacked=name, asked=[name])[name]
+        rows.append(measured(wrong[p.name], "test", name, p))
+    worst = SimpleNamespace(name="worst_case", family="white_box", severity=kinds[0].severity)
+    return [*rows, measured(worst_case(wrong).numpy(), "test", name, worst)]
+
+# %% ../nbs/13_measurement.ipynb #c0b1df63
+def transfer_rows(
+    panel:Panel, # the models; the first is attacked
+    kinds:list, # attacks of one radius
+    ds:Dataset, # images
+    fit_on:Dataset, # images the universal attack is found on
+)->list: # rows
+    "Each attack, made on the first model, on the others"
+    first, *others = panel.models
+    rows = []
+    for p in kinds if others else ():
+        if isinstance(p, AutoAttack): continue
+        p = panel.fitted(p, first, fit_on)
+        wrong = panel.wrong_attacked(p, ds, attacked=first, asked=others)
+        rows += [measured(wrong[name], "test", name, p, "transfer") for name in others]
+    return rows
+
+def attack_rows(
+    panel:Panel, # the models; the first is the base
+    kinds:list, # attacks of one radius
+    ds:Dataset, # images
+    fit_on:Dataset, # images the universal attack is found on
+)->list: # rows
+    "All attacks of one radius: each white-box on each model, then transferred from the first"
+    white_box = [white_box_rows(panel, name, kinds, ds, fit_on) for name in panel.models]
+    return sum(white_box, []) + transfer_rows(panel, kinds, ds, fit_on)
+
+# %% ../nbs/13_measurement.ipynb #0383a52f
+def weighted_error(
+    t:pd.DataFrame, # rows, with a column `weight`; those of a group saw the same images
+    name:str, # of the column with the sum
+    by:list, # what makes a group
+)->pd.DataFrame: # per group: the sum, low, high, n, cells
+    "Sum of weight times error over each group's rows, with a 95 % interval"
+    w = t.weight
+    t = t.assign(value=w*(t.n_wrong/t.n), least=w.clip(upper=0), most=w.clip(lower=0))
+    sums = dict(value=("value", "sum"), least=("least", "sum"), most=("most", "sum"))
+    g = t.groupby(by, sort=False).agg(**sums, n=("n", "min"), cells=("n", "size"))
+    width = g.most - g.least
+    low, high = wilson(((g.value - g.least)/width).clip(0, 1), g.n)
+    columns = {name: g.value, "low": g.least + width*low, "high": g.least + width*high}
+    return pd.DataFrame(columns).assign(n=g.n, cells=g.cells)
+
+def mean_error(
+    t:pd.DataFrame, # rows; those of a group saw the same images
+    by:list, # what makes a group
+)->pd.DataFrame: # per group: error, low, high, n, cells
+    "Mean error over each group's rows, with a 95 % interval"
+    return weighted_error(t.assign(weight=1/t.groupby(by).n.transform("size")), "error", by)
