@@ -91,18 +91,12 @@ def test_killed_and_started_again_leaves_the_same_bytes(preset, tmp_path, capsys
                "fog", "snow", "frost", "contrast", "glass_blur", "elastic_transform", "--out"]
     assert main([*command, str(tmp_path/"whole"), "--batch-size", "30"]) == 0
     for n in kills:
-<<<<<<< HEAD
-        assert strike(signal.SIGKILL, lambda: ready(out, n), *command, out, "--batch-size", "30").returncode == -signal.SIGKILL
-        assert not Run(out).done("corrupt") and "is incomplete: run the same wrnb corrupt command again" in _refused(out)
-    kept = {p: p.stat().st_mtime_ns for p in out.rglob("[!.]*") if p.suffix in (".npy", ".JPEG")}; assert kept
-=======
         killed = strike(signal.SIGKILL, has_files(out, pattern, n), *command, out, "--batch-size", "30")
         assert killed.returncode == -signal.SIGKILL
         assert not Run(out).done("corrupt")
         with pytest.raises(WrnbError, match="the same wrnb corrupt"): corrupted_set(out)
     kept = {p: p.stat().st_mtime_ns for p in out.rglob("[!.]*") if p.suffix in (".npy", ".JPEG")}
     assert kept
->>>>>>> A-doors
     assert main([*command, str(out), "--batch-size", "7", "--workers", "1"]) == 0
     assert f"-> {out}" in capsys.readouterr().out and files(out) == files(tmp_path/"whole")
     again = [p for p, t in kept.items() if p.stat().st_mtime_ns != t]
@@ -216,23 +210,6 @@ CORRUPT = "corrupt digits --out {new}"
 NEW = "evaluate {new} --data digits --limit 9 --test-limit 9"
 RUN_ON = "evaluate {run} --on"
 CASES = {  # command -> what the line names
-<<<<<<< HEAD
-    "corrupt digits": "--out", "corrupt cifar11 --out {new}": "no data set 'cifar11'", "corrupt digits --out {new} --limit 0": "limit=0",
-    "corrupt digits --out {new} --corruptions rain": "no corruption is called rain", "corrupt digits --out {new} --preset mnist-c": "no preset is called mnist-c",
-    "corrupt digits --out {new} --seed -1": "seed=-1", "corrupt digits --out {new} --batch-size 0": "batch_size=0", "corrupt digits --out {new} --workers -1": "workers=-1",
-    "corrupt digits --out {new} --device abacus": "--device abacus", "corrupt {pictures} --out {new} --size 8": "too small", "corrupt {cut} --out {new}": "cannot be read as an image",
-    "corrupt digits --out {arrays} --limit 40 --seed 1": "corrupt seed=0, not 1", "corrupt digits --out {arrays} --limit 39": "corrupt data=",
-    "corrupt digits --out {pictures}": "is not empty and was not made by wrnb corrupt", "corrupt digits --out {run}": "is not empty and was not made by wrnb corrupt",
-    "evaluate {new}": "is no run folder: make one with wrnb run or wrnb score, or name --data and --model", "evaluate {arrays}": "is no run folder", "weak {arrays} -k 3": "holds a corrupted set",
-    "evaluate {arrays} --data digits --model {model}": "holds a corrupted set", "evaluate {new} --data cifar10": "--model is missing", "evaluate {new} --data digits --model resnet20 --limit 9 --test-limit 9": "resnet20 has no checkpoint",
-    "evaluate {new} --data digits --limit 9 --test-limit 9": "digits_net has no checkpoint", "evaluate {new} --data digits --model digits_net@{hundred} --limit 9 --test-limit 9": "100 outputs and the data 10 classes",
-    "evaluate {new} --data digits --model digits_net@{nan} --limit 9 --test-limit 9 --attacks": "NaN or infinite logits",
-    "evaluate {run} --on {new}": "{new} is not a folder", "evaluate {run} --on {pictures}": "{pictures} holds no corrupted set", "evaluate {run} --on {half}": "{half}/fog.npy is missing",
-    "evaluate {run} --on {truncated}": "{truncated}/fog.npy cannot be read", "evaluate {run} --on {unlabelled}": "{unlabelled}/labels.npy is missing",
-    "evaluate {run} --on {arrays} --attacks pgd": "a corrupted set is not attacked", "evaluate {run} --on {arrays} --families sound": "family sound", "evaluate {run} --families sound": "family of corruptions is called sound",
-    "evaluate {run} --on {arrays} --severities 0": "severity=0", "evaluate {run} --severities 6": "severity=6", "validate {run} --severities 0": "severity=0",
-    "evaluate {run} --test-limit 7": "setup test_limit=9, not 7", "evaluate {run} --data cifar10": "setup data=digits, not cifar10",
-=======
     "corrupt digits": "--out",
     "corrupt cifar11 --out {new}": "no data set 'cifar11'",
     CORRUPT + " --limit 0": "--limit 0",
@@ -270,7 +247,6 @@ CASES = {  # command -> what the line names
     "validate {run} --severities 0": "severity=0",
     "evaluate {run} --test-limit 7": "setup --test-limit 9, not 7",
     "evaluate {run} --data cifar10": "setup --data digits, not cifar10",
->>>>>>> A-doors
 }
 
 
