@@ -1,5 +1,7 @@
-"""AutoAttack: the pixels of its authors' code (pyautoattack 0.2.0), and nothing that is seen outside. Fewer iterations and queries than by default, so that it
-takes seconds; that the defaults are the authors' is read off their object."""
+"""AutoAttack: the pixels of its authors' code (pyautoattack 0.2.0), and nothing that is seen outside.
+
+Fewer iterations and queries than by default, so that it takes seconds; that the defaults are the authors' is read
+off their object."""
 import sys, warnings
 
 import pytest, torch
@@ -17,7 +19,9 @@ EPS, FEW = 1/255, dict(steps=10, n_queries=40)
 
 def network(n_classes):
     torch.manual_seed(1)
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 16, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(16*9, n_classes))
+    first = [nn.Conv2d(3, 8, 3, stride=2), nn.BatchNorm2d(8), nn.ReLU()]
+    second = [nn.Conv2d(8, 16, 3, stride=2), nn.ReLU()]
+    net = nn.Sequential(*first, *second, nn.Flatten(), nn.Linear(16*9, n_classes))
     x = torch.rand(16, 3, 16, 16)
     for _ in range(20): net(x)  # batch statistics
     net[-1].weight.data.mul_(20)
@@ -34,7 +38,8 @@ def authors(net, eps, norm, version, steps, n_queries, seed):
     from pyautoattack import AutoAttack as Authors
     a = Authors(net, eps=eps, norm=norm, version=version, seed=seed)
     for part in (a.apgd, a.apgd_targeted):
-        part.n_iter, part.n_iter_2, part.n_iter_min, part.size_decr = steps, max(int(.22*steps), 1), max(int(.06*steps), 1), max(int(.03*steps), 1)
+        part.n_iter = steps
+        part.n_iter_2, part.n_iter_min, part.size_decr = (max(int(share*steps), 1) for share in (.22, .06, .03))
     a.fab.n_iter, a.square.n_queries = steps, n_queries
     return a
 
@@ -52,21 +57,44 @@ def test_the_pixels_of_the_authors_code(version, n_classes):
 
 
 def test_in_l2(case):
-    "APGD is the authors' there too; the targeted one is torchattacks', which takes the first image's step for all: alone, an image gets the authors' result"
+    """APGD is the authors' there too. The targeted one is torchattacks', which takes the first image's step for all:
+    alone, an image gets the authors' result."""
     pytest.importorskip("pyautoattack")
     net, x, y = case
     apgd = AutoAttack(.05, "l2", "rand", **FEW)(net, x, y)
-    assert (apgd - authors(net, .05, "L2", "rand", **FEW, seed=0).run_standard_evaluation(x, y)[0]).abs().max() < 1e-5
+    theirs, _ = authors(net, .05, "L2", "rand", **FEW, seed=0).run_standard_evaluation(x, y)
+    assert (apgd - theirs).abs().max() < 1e-5
     few = dict(steps=24, n_queries=20)
     for i in (2, 3):
-        one, theirs = AutoAttack(.05, "l2", **few)(net, x[i:i+1], y[i:i+1]), authors(net, .05, "L2", "standard", **few, seed=0).run_standard_evaluation(x[i:i+1], y[i:i+1])[0]
+        alone = x[i:i+1], y[i:i+1]
+        one = AutoAttack(.05, "l2", **few)(net, *alone)
+        theirs, _ = authors(net, .05, "L2", "standard", **few, seed=0).run_standard_evaluation(*alone)
         assert (one - theirs).abs().max() < 1e-5
+
+
+def same_settings(part, theirs):
+    "Assert that a part of torchattacks is set as the part of the same name in the authors' object"
+    import torchattacks
+    if isinstance(part, torchattacks.APGD):
+        a = theirs.apgd
+        assert (part.steps, part.n_restarts, part.eot_iter) == (a.n_iter, a.n_restarts, a.eot_iter)
+        assert part.thr_decr == a.thr_decr
+    if isinstance(part, torchattacks.APGDT):
+        a = theirs.apgd_targeted
+        assert (part.steps, part.n_restarts, part.n_target_classes) == (a.n_iter, 1, a.n_target_classes)
+    if isinstance(part, torchattacks.FAB):
+        a = theirs.fab
+        assert (part.steps, part.n_target_classes) == (a.n_iter, a.n_target_classes)
+        assert part.n_restarts == (1 if part.multi_targeted else a.n_restarts)
+    if isinstance(part, torchattacks.Square):
+        a = theirs.square
+        assert (part.n_queries, part.p_init, part.loss) == (a.n_queries, a.p_init, a.loss)
+        assert not part.rescale_schedule
 
 
 def test_the_defaults_are_the_authors():
     pytest.importorskip("pyautoattack")
     from pyautoattack import AutoAttack as Authors
-    import torchattacks
     from wrnb.attacks import _autoattack
     net, a = network(10)[0], AutoAttack(EPS)
     for n_classes in (10, 100):
@@ -74,22 +102,21 @@ def test_the_defaults_are_the_authors():
             theirs = Authors(net, eps=EPS, version=version)
             ours = _autoattack(net, version, n_classes, a.steps, a.n_queries, eps=EPS, norm="Linf", seed=0).attacks
             assert len(ours) == len(theirs.attacks_to_run)
-            for p in ours:
-                if isinstance(p, torchattacks.APGD): assert (p.steps, p.n_restarts, p.eot_iter, p.thr_decr) == (theirs.apgd.n_iter, theirs.apgd.n_restarts, theirs.apgd.eot_iter, theirs.apgd.thr_decr)
-                if isinstance(p, torchattacks.APGDT): assert (p.steps, p.n_restarts, p.n_target_classes) == (theirs.apgd_targeted.n_iter, 1, theirs.apgd_targeted.n_target_classes)
-                if isinstance(p, torchattacks.FAB): assert (p.steps, p.n_restarts, p.n_target_classes) == (theirs.fab.n_iter, 1 if p.multi_targeted else theirs.fab.n_restarts, theirs.fab.n_target_classes)
-                if isinstance(p, torchattacks.Square): assert (p.n_queries, p.rescale_schedule, p.p_init, p.loss) == (theirs.square.n_queries, False, theirs.square.p_init, theirs.square.loss)
+            for part in ours: same_settings(part, theirs)
 
 
 @pytest.mark.parametrize("norm, eps", [("linf", EPS), ("linf", .3), ("l2", .05), ("l2", 2.)])
 def test_in_the_ball_and_in_the_box(case, norm, eps):
     net, x, y = case
-    x = x.clone(); x[:6] = x[:6].round()
+    x = x.clone()
+    x[:6] = x[:6].round()
     adv = AutoAttack(eps, norm, **FEW)(net, x, y)
     d = (adv - x).flatten(1)
-    assert (d.abs().amax(1) if norm == "linf" else d.norm(dim=1)).max() <= eps + 1e-5 and adv.min() >= 0 and adv.max() <= 1
+    size = d.abs().amax(1) if norm == "linf" else d.norm(dim=1)
+    assert size.max() <= eps + 1e-5 and adv.min() >= 0 and adv.max() <= 1
     wrong, clean = net(adv).argmax(1) != y, net(x).argmax(1) != y
-    assert wrong.sum() > clean.sum() and torch.equal(adv[~wrong], x[~wrong]) and torch.equal(adv[clean], x[clean])
+    assert wrong.sum() > clean.sum()
+    assert torch.equal(adv[~wrong], x[~wrong]) and torch.equal(adv[clean], x[clean])
 
 
 def test_eps_0_is_the_identity(case):
@@ -107,9 +134,12 @@ def test_at_least_as_strong_as_pgd(case):
 @pytest.mark.parametrize("version", ["standard", "plus"])
 def test_nothing_is_seen_outside(case, version, capsys):
     net, x, y = case
-    net.train(); net[1].eval(); net.zero_grad()
+    net.train()
+    net[1].eval()
+    net.zero_grad()
     net[0].weight.requires_grad_(False)
-    state, modes, before = {k: v.clone() for k, v in net.state_dict().items()}, [m.training for m in net.modules()], torch.get_rng_state()
+    state = {k: v.clone() for k, v in net.state_dict().items()}
+    modes, before = [m.training for m in net.modules()], torch.get_rng_state()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -126,7 +156,9 @@ def test_nothing_is_seen_outside(case, version, capsys):
 def test_the_weights_come_back_after_an_error(case):
     net, x, y = case
     class Breaks(nn.Module):
-        def __init__(self): super().__init__(); self.net, self.calls = net, 0
+        def __init__(self):
+            super().__init__()
+            self.net, self.calls = net, 0
         def forward(self, x):
             self.calls += 1
             if self.calls > 5: raise RuntimeError("out of memory")
@@ -139,8 +171,10 @@ def test_the_weights_come_back_after_an_error(case):
 def test_the_seed_decides(case):
     net, x, y = case
     a = AutoAttack(EPS, **FEW)
-    torch.manual_seed(0); one = a(net, x, y, seed=5)
-    torch.manual_seed(9); two = a(net, x, y, seed=5)
+    torch.manual_seed(0)
+    one = a(net, x, y, seed=5)
+    torch.manual_seed(9)
+    two = a(net, x, y, seed=5)
     assert torch.equal(one, two) and not torch.equal(one, a(net, x, y, seed=6))
 
 
@@ -160,15 +194,27 @@ def test_any_memory_format_and_grad_mode(case):
 def test_bad_input(case, monkeypatch):
     net, x, y = case
     class Broken(nn.Module):
-        def __init__(self): super().__init__(); self.net = net
+        def __init__(self):
+            super().__init__()
+            self.net = net
         def forward(self, x): return self.net(x)*float("nan")
     a = AutoAttack(EPS, **FEW)
-    for what, says in [(lambda: a(net, (x*255).byte(), y), "divide uint8 images by 255"), (lambda: a(net, x*2 - .5, y), r"within \[0,1\]"), (lambda: a(net, x/0, y), r"within \[0,1\]"),
-                       (lambda: a(net, x[:, :1], y), "grey"), (lambda: a(net, x, y[:3]), "one class number an image"), (lambda: a(net, x, y + 7), "the model has 10 outputs"),
-                       (lambda: a(net, x, y.float()), "int64"), (lambda: a(Broken(), x, y), "nan or infinite"), (lambda: AutoAttack(EPS, "l1")(net, x, y), "norm=l1"),
-                       (lambda: a(network(3)[0], x, y % 3), "4 classes or more, not 3"), (lambda: AutoAttack(2.), "eps"), (lambda: AutoAttack(EPS, steps=0), "steps"),
-                       (lambda: AutoAttack(EPS, version="fast"), "version=fast")]:
-        with pytest.raises(WrnbError, match=says): what()
+    refusals = [
+        ("divide uint8 images by 255", lambda: a(net, (x*255).byte(), y)),
+        (r"within \[0,1\]", lambda: a(net, x*2 - .5, y)),
+        (r"within \[0,1\]", lambda: a(net, x/0, y)),
+        ("grey", lambda: a(net, x[:, :1], y)),
+        ("one class number per image", lambda: a(net, x, y[:3])),
+        ("the model has 10 outputs", lambda: a(net, x, y + 7)),
+        ("int64", lambda: a(net, x, y.float())),
+        ("not finite", lambda: a(Broken(), x, y)),
+        ("norm='l1'", lambda: AutoAttack(EPS, "l1")(net, x, y)),
+        ("4 classes or more, not 3", lambda: a(network(3)[0], x, y % 3)),
+        ("eps", lambda: AutoAttack(2.)),
+        ("steps", lambda: AutoAttack(EPS, steps=0)),
+        ("version='fast'", lambda: AutoAttack(EPS, version="fast"))]
+    for says, attempt in refusals:
+        with pytest.raises(WrnbError, match=says): attempt()
     monkeypatch.setitem(sys.modules, "torchattacks", None)
     with pytest.raises(WrnbError, match="pip install torchattacks"): a(net, x, y)
 
@@ -177,10 +223,14 @@ def test_in_the_loop(case, monkeypatch):
     "As the other attacks are used: fitted, asked, and in the worst case of an evaluation"
     net, x, y = case
     monkeypatch.setitem(ATTACKS, "autoattack", lambda eps: AutoAttack(eps, **FEW))
-    ds = ImageSet((x*255).round().byte(), y.tolist(), [str(i) for i in range(10)], [str(i) for i in range(len(x))], "random")
+    classes, ids = [str(i) for i in range(10)], [str(i) for i in range(len(x))]
+    ds = ImageSet((x*255).round().byte(), y.tolist(), classes, ids, "random")
     p = fitted(ATTACKS["autoattack"](EPS), net, ds)
     wrong = wrong_under(p, dict(a=net), ds, net)["a"]
-    t = evaluate(dict(base=net, other=network(10)[0]), ds, severities=(), eps=(EPS,), attack_names=("fgsm", "autoattack"), device="cpu").table.set_index(["model", "family", "perturbation"])
+    models, two = dict(base=net, other=network(10)[0]), ("fgsm", "autoattack")
+    e = evaluate(models, ds, severities=(), eps=(EPS,), attack_names=two, device="cpu")
+    t = e.table.set_index(["model", "family", "perturbation"])
     assert t.n_wrong["base", "white_box", "autoattack"] == wrong.sum() <= t.n_wrong["base", "white_box", "worst_case"]
-    assert ("other", "transfer", "fgsm") in t.index and ("other", "transfer", "autoattack") not in t.index  # it stops at the base's edge
+    assert ("other", "transfer", "fgsm") in t.index
+    assert ("other", "transfer", "autoattack") not in t.index, "it stops at the base's edge"
     assert worst_case(dict(autoattack=wrong)).sum() == wrong.sum()

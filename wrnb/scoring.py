@@ -59,7 +59,7 @@ def misprediction(
     logits:torch.Tensor, # [N, classes]
     y:torch.Tensor, # labels, [N]
 )->torch.Tensor: # float32, [N], in [0, 1]
-    "Ms, higher = weaker: the softmax probability of a wrong prediction, 0 for a right one (arXiv 2509.19197)"
+    "Ms, higher = weaker: the probability of a wrong prediction, 0 for a right one (arXiv 2509.19197)"
     p, pred = logits.float().softmax(1).max(1)
     return p*(pred != y)
 
@@ -136,8 +136,9 @@ def _score_table(ds, t, eps=None, certify=None):
     low, high = wilson(score, t.n_neighbors)
     t = t.assign(id=_ids(ds), clean_correct=t.pred == t.label)
     t = t.assign(score=score, score_low=low, score_high=high)[COLUMNS["scores"]]
-    if certify: t["radius_l2"] = certified_radius(t.n_neighbors - t.n_wrong, t.n_neighbors, eps, certify)
-    return t
+    if certify is None: return t
+    radius = certified_radius(t.n_neighbors - t.n_wrong, t.n_neighbors, eps, certify)
+    return t.assign(radius_l2=radius)
 
 # %% ../nbs/09_scoring.ipynb #57c849cb
 @patch
@@ -206,7 +207,7 @@ def _expected_recall(mean, n, square, chosen):
 
 # %% ../nbs/09_scoring.ipynb #86086b58
 _FAILURE = .05  # chance that any of a search's bounds fails
-_Standing = namedtuple("_Standing", "chosen low high boundary tolerance recall")  # the first three per image
+_Standing = namedtuple("_Standing", "chosen low high boundary tolerance recall")
 
 def _standing(n, total, square, first, k):
     "Which images are chosen, and how sure that is"
@@ -273,9 +274,10 @@ def _round(now, n, total, **spent):
 def _find_weakest(scorer, search):
     "The tally of every image after the search, and what was known at the end of each round"
     t = {name: c.to_numpy().copy() for name, c in scorer.all_images(search.first, _ROWS).items()}
-    right, rounds, picks = np.flatnonzero(t["pred"] == t["label"]), [], t["index"]
+    right = np.flatnonzero(t["pred"] == t["label"])
+    rounds, picks = [], t["index"]
     if search.k > len(right):
-        raise WrnbError(f"top_k={search.k} is larger than the {len(right)} images classified correctly: lower it")
+        raise WrnbError(f"top_k={search.k} is larger than the {len(right)} classified correctly: lower it")
     while True:
         n, total, square = (t[c][right] for c in ("n_neighbors", "total", "square"))
         now = _standing(n, total, square, search.first, search.k)
@@ -314,7 +316,8 @@ class Scores:
     def __len__(self): return len(self.table)
     def __repr__(self):
         wrong, mean = (~self.table.clean_correct).sum(), self.table.score.mean()
-        return f"Scores of {len(self)} images, {wrong} wrong when clean, mean score {mean:.3f}, {self.options}"
+        what = f"{wrong} wrong when clean, mean score {mean:.3f}"
+        return f"Scores of {len(self)} images, {what}, {self.options}"
 
 # %% ../nbs/09_scoring.ipynb #540dff35
 def _check_options(eps, n_neighbors, noise, precision, certify):
@@ -338,10 +341,10 @@ def _search(n_images, n_neighbors, top_k, budget, recall, tolerance, certify):
     stops = list(_given(budget=budget, recall=recall, tolerance=tolerance))
     if top_k is None and not stops: return None
     if top_k is None:
-        raise WrnbError(f"{stops[0]}= ends a search for the weakest: give top_k= with it, or leave it out")
+        raise WrnbError(f"{stops[0]}= ends a search: give top_k= with it, or leave it out")
     check_range("top_k", top_k, 1, n_images)
     if certify is not None:
-        raise WrnbError("certify= needs equal numbers of neighbours per image: leave out top_k= or certify=")
+        raise WrnbError("certify= needs the same number of neighbours for all: leave out top_k= or certify=")
     for name, value in _given(recall=recall, tolerance=tolerance).items():
         check_range(name, value, 0, 1, above=True)
     least = n_images*(1 + n_neighbors)
@@ -388,7 +391,7 @@ def score_robustness(
     compile:bool=False, # through `torch.compile`; changes the result by rounding alone
     top_k:int=None, # only find the k weakest: neighbours go where the ranking is undecided
     budget:int=None, # forward passes of such a search; None: a sixth of what 50 neighbours cost
-    recall:float=None, # end the search at this expected share of the true top k, an estimate, in (0, 1]
+    recall:float=None, # end it at this expected share of the true top k, an estimate, in (0, 1]
     tolerance:float=None, # end it if no true score lies farther below the k-th, 95 % sure, in (0, 1]
     certify:float=None, # add an L2 radius that is certified with this confidence, such as 0.999
 )->Scores:

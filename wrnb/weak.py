@@ -24,7 +24,7 @@ def ranked(self:Scores,
     right = self.table[self.table.clean_correct]
     return right.sort_values("score", ascending=not weakest_first, kind="stable")
 
-# %% ../nbs/10_weak.ipynb #10dc434f
+# %% ../nbs/10_weak.ipynb #c254e7e4
 def _check_searched(top_k, k, per_class, threshold):
     "Raise `WrnbError` if more is asked than the `top_k` weakest that were searched for"
     if per_class or threshold is not None or k > top_k:
@@ -39,29 +39,30 @@ def _check_enough(rows, labels, k, per_class, threshold):
         of_class = f" of class {counts.idxmin()}"
     if threshold is not None: above = f" and score above {threshold}"
     if k > counts.min():
-        raise WrnbError(f"k={k} is larger than the {counts.min()} images{of_class} that are classified "
-                        f"correctly{above}: lower k= or score more images")
+        images = f"{counts.min()} images{of_class} that are classified correctly{above}"
+        raise WrnbError(f"k={k} is larger than the {images}: lower k= or score more images")
 
 # %% ../nbs/10_weak.ipynb #6b05092a
 @patch
 def weakest(self:Scores,
-    k:int=None, # how many; None takes all that `threshold` leaves, or those that a search with `top_k` was for
+    k:int=None, # how many; None: all above `threshold`, or what `top_k` was searched for
     per_class:bool=False, # k of each class, class by class
     threshold:float=None, # only images whose score is above this, in [0, 1]
 )->np.ndarray: # indices into the data set, weakest first
-    "The k highest scores among images right when clean (arXiv 2509.19197); raises `WrnbError` if there are fewer"
+    "The k weakest images among those right when clean (arXiv 2509.19197 section III)"
     rows, top_k = self.ranked(), self.options.get("top_k")
     if top_k and k is None: k = top_k
     if top_k: _check_searched(top_k, k, per_class, threshold)
     if k is None and threshold is None:
-        raise WrnbError("weakest needs k= or threshold=: say how many images, or from which score on")
+        raise WrnbError("weakest needs k= or threshold=: give a number of images or a score")
     if threshold is not None:
         check_range("threshold", threshold, 0, 1)
         rows = rows[rows.score > threshold]
     if k is not None:
         check_range("k", k, 1)
         _check_enough(rows, sorted(self.table.label.unique()), k, per_class, threshold)
-        rows = rows.groupby("label").head(k).sort_values("label", kind="stable") if per_class else rows.head(k)
+        if per_class: rows = rows.groupby("label").head(k).sort_values("label", kind="stable")
+        else: rows = rows.head(k)
     return rows["index"].to_numpy()
 
 # %% ../nbs/10_weak.ipynb #f4656d15
@@ -136,12 +137,13 @@ def plot_classes(self:Scores,
 # %% ../nbs/10_weak.ipynb #6735129d
 @patch
 def plot_certified(self:Scores):
-    "Share of images with a certified radius at least so large (Cohen, Rosenfeld and Kolter 2019); returns the figure"
+    "Share of images certified at each radius (Cohen, Rosenfeld and Kolter 2019); returns the figure"
     if "radius_l2" not in self.table:
-        raise WrnbError("these scores have no certified radius: score with noise=gaussian and certify=0.999")
+        raise WrnbError("these scores have no radius: score with noise=gaussian and certify=0.999")
     radius = np.sort(self.table.radius_l2)
     share = [(radius > 0).mean(), *(1 - np.arange(len(radius))/len(radius))]
     fig, ax = plt.subplots(figsize=(5.5, 2.8), layout="constrained")
     ax.step([0, *radius], share, where="pre")
-    ax.set(xlabel="L2 radius, [0,1] pixel units", ylabel="certified accuracy", ylim=(0, 1.02), xlim=(0, None))
+    ax.set(xlabel="L2 radius, [0,1] pixel units", ylabel="certified accuracy")
+    ax.set(xlim=(0, None), ylim=(0, 1.02))
     return fig
