@@ -87,7 +87,7 @@ def _check_labels(logits, y):
         raise WrnbError(f"label {int(y.max())} is outside the model's {n} outputs: correct one of them")
 
 @patch
-def predictions(self:_Scorer, block):
+def _predictions(self:_Scorer, block):
     "Predictions for the images themselves"
     classes, preds = getattr(self.ds, "classes", None), []
     starts = range(0, len(block.x), self.batch_size)
@@ -100,7 +100,7 @@ def predictions(self:_Scorer, block):
 
 # %% ../nbs/09_scoring.ipynb #b1198211
 @patch
-def ms(self:_Scorer, block, i, q):
+def _ms(self:_Scorer, block, i, q):
     "Ms of neighbour `q[j]` of image `i[j]` of a block, for each j"
     i, q = (torch.as_tensor(v, device=self.device) for v in (i, q))
     ms = []
@@ -142,7 +142,7 @@ def _score_table(ds, t, eps=None, certify=None):
 
 # %% ../nbs/09_scoring.ipynb #57c849cb
 @patch
-def parts(self:_Scorer, lists, tally, label):
+def _parts(self:_Scorer, lists, tally, label):
     "A tally of each list of images, saved in `folder` as soon as it is done"
     own = [lists[name] for name in own_parts(self.folder, list(lists))]
     loader, ids = batches(self.ds, own, self.workers), _ids(self.ds)
@@ -153,14 +153,14 @@ def parts(self:_Scorer, lists, tally, label):
     return in_parts(self.folder, list(lists), compute, label)
 
 @patch
-def all_images(self:_Scorer, n, size):
+def _all_images(self:_Scorer, n, size):
     "Predictions and the tally of the first `n` neighbours of all images, in blocks of `size`"
     def tally(name, block):
         i, q = np.divmod(np.arange(len(block.x)*n), n)
-        return dict(pred=self.predictions(block), **_tally(self.ms(block, i, q), i, len(block.x)))
+        return dict(pred=self._predictions(block), **_tally(self._ms(block, i, q), i, len(block.x)))
     idxs = list(range(len(self.ds)))
     lists = {f"{b:07d}": idxs[b:b+size] for b in idxs[::size]}
-    return self.parts(lists, tally, "scoring")
+    return self._parts(lists, tally, "scoring")
 
 # %% ../nbs/09_scoring.ipynb #223c0a6e
 def kl_bounds(
@@ -244,7 +244,7 @@ def _climbers(n, reach, first, left, spent):
 
 # %% ../nbs/09_scoring.ipynb #c77edee5
 @patch
-def more_neighbors(self:_Scorer, name, idxs, begin, end):
+def _more_neighbors(self:_Scorer, name, idxs, begin, end):
     "The tally of neighbours `begin` to `end` of some images"
     steps = end - begin
     i, first_row = np.repeat(idxs, steps), np.cumsum(steps) - steps
@@ -253,8 +253,8 @@ def more_neighbors(self:_Scorer, name, idxs, begin, end):
     lists = {part: np.unique(i[rows[part]]).tolist() for part in rows}
     def tally(part, block):
         own = np.searchsorted(lists[part], i[rows[part]])
-        return _tally(self.ms(block, own, q[rows[part]]), own, len(block.x))
-    return self.parts(lists, tally, name)
+        return _tally(self._ms(block, own, q[rows[part]]), own, len(block.x))
+    return self._parts(lists, tally, name)
 
 # %% ../nbs/09_scoring.ipynb #4d96d3bd
 _Search = namedtuple("_Search", "k first budget recall tolerance", defaults=(None, None))
@@ -273,7 +273,7 @@ def _round(now, n, total, **spent):
 
 def _find_weakest(scorer, search):
     "The tally of every image after the search, and what was known at the end of each round"
-    t = {name: c.to_numpy().copy() for name, c in scorer.all_images(search.first, _ROWS).items()}
+    t = {name: c.to_numpy().copy() for name, c in scorer._all_images(search.first, _ROWS).items()}
     right = np.flatnonzero(t["pred"] == t["label"])
     rounds, picks = [], t["index"]
     if search.k > len(right):
@@ -287,7 +287,7 @@ def _find_weakest(scorer, search):
         reach = _reach(n, total/n, now, narrow=search.tolerance is None)
         picks, goal = _climbers(n, reach, search.first, search.budget - spent, spent)
         if not len(picks): break
-        more = scorer.more_neighbors(f"round-{len(rounds):03d}", right[picks], n[picks], goal)
+        more = scorer._more_neighbors(f"round-{len(rounds):03d}", right[picks], n[picks], goal)
         for c in _TALLIED: np.add.at(t[c], more["index"], more[c])
     return pd.DataFrame(t), pd.DataFrame(rounds)
 
@@ -410,6 +410,6 @@ def score_robustness(
     scorer = _Scorer(forward=forward, ds=ds, eps=eps, noise=noise, seed=seed,
                      folder=folder, batch_size=batch_size, workers=workers, device=device)
     if search: tally, rounds = _find_weakest(scorer, search)
-    else: tally, rounds = scorer.all_images(n_neighbors, _BLOCK), None
+    else: tally, rounds = scorer._all_images(n_neighbors, _BLOCK), None
     scores = Scores(_score_table(ds, tally, eps, certify), ds, options, rounds)
     return _save(run, scores) if run else scores
