@@ -1,4 +1,4 @@
-"""What people really have, for benchmarks/faults.py: datasets, items, labels, models, folders, pictures, numbers, paths.
+"""What people really have, for benchmarks/faults.py: datasets, items, labels, models, folders, numbers, paths.
 
 Each case is a name, what is right, and a function of an empty folder that tries it and returns whether the result is
 right. Many ask for the right scores, which a plain loop computes (benchmarks/practice_kinds.py).
@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
 import practice_kinds as kinds
+import wrnb.weak  # noqa: F401 (gives Scores its selection)
 from practice_kinds import EPS, LABELS, LEVELS, N, NAMES, NEIGHBORS, Linear, Own, items_of
 from wrnb.attacks import ATTACKS
 from wrnb.benchmark import compare, evaluate
@@ -98,7 +99,8 @@ def dataset_cases():
     def of_items(make): return lambda folder: scores_right(ds=lambda: make(items_of()))
     def whole(make): return lambda folder: scores_right(ds=make)
     taken = [Case(f"dataset: {name}", of_items(make)) for name, make in (kinds.ANY_ITEMS | kinds.OWN_IDS).items()]
-    taken += [Case("dataset: TensorDataset", whole(kinds.tensor_dataset)), Case("dataset: ImageSet", whole(kinds.image_set))]
+    taken += [Case("dataset: TensorDataset", whole(kinds.tensor_dataset)),
+              Case("dataset: ImageSet", whole(kinds.image_set))]
     return taken + [refuse(f"dataset: {name}", of_items(make)) for name, make in kinds.NO_DATASETS.items()]
 
 
@@ -117,7 +119,8 @@ def label_cases():
     taken = [Case(f"label: {name}", of(name)) for name in kinds.LABELLED]
     unclear = [Case(f"label: {name}", of(name), refused="") for name in kinds.UNCLEAR]
     refused = [refuse(f"label: {name}", of(name)) for name in kinds.NO_LABELS]
-    return [*taken, Case("label: text, with a list of classes", lambda folder: scores_right(ds=named)), *unclear, *refused]
+    with_names = Case("label: text, with a list of classes", lambda folder: scores_right(ds=named))
+    return [*taken, with_names, *unclear, *refused]
 
 
 def item_cases():
@@ -385,7 +388,7 @@ def number_cases():
         n_neighbors=[np.int64(4), np.uint8(4), 4., np.float64(4), torch.tensor(4)],
         batch_size=[np.int64(8), 8.], seed=[np.int64(3), 3., torch.tensor(3)], workers=[np.int64(0)])
     refused = dict(
-        eps=["0.1", float("nan"), -1, 2, None], n_neighbors=[4.5, True, "4", 0], batch_size=[0, 2.5], seed=[-1, .5])
+        eps=["0.1", float("nan"), -1, 2, None], n_neighbors=[4.5, True, "4", 0], batch_size=[0, 2.5], seed=[.5, "0"])
     def describe(name, value): return f"number: {name}={value!r} ({type(value).__name__})"
     def attempt(name, value): return lambda folder: score(Linear(), items_of(), **{name: value})
     return (
@@ -518,8 +521,9 @@ def modes_kept(call):
         state, random = {k: v.clone() for k, v in net.state_dict().items()}, torch.get_rng_state()
         call(net, kinds.image_set())
         same = all(torch.equal(v, state[k]) for k, v in net.state_dict().items())
-        as_before = [m.training for m in net.modules()] == modes and [p.requires_grad for p in net.parameters()] == grads
-        return same and as_before and torch.equal(torch.get_rng_state(), random)
+        same_modes = [m.training for m in net.modules()] == modes
+        same_grads = [p.requires_grad for p in net.parameters()] == grads
+        return same and same_modes and same_grads and torch.equal(torch.get_rng_state(), random)
     return attempt
 
 
@@ -555,7 +559,7 @@ def other_cases():
     gradients = lambda folder: len(evaluate(dict(a=rounding(Linear())), ds(), severities=(), attack_names=("fgsm",),
                                             eps=(4/255,), device="cpu").table) > 0
     return [
-        *[refuse(f"run folder: {name}", run_of_other_data(change), "other data") for name, change in {
+        *[refuse(f"run folder: {name}", run_of_other_data(change), "was made with") for name, change in {
             "a corrected label": corrected_label, "other pixels": other_pixels, "another order": other_order,
             "another type with other pixels": lambda items: as_tensors(other_pixels(items)),
             "fewer images": lambda items: Subset(items, range(5))}.items()],
