@@ -1,4 +1,4 @@
-"""What several test files do: start, strike and refuse commands, hash what they leave, write pictures, find real data"""
+"""What several test files do: start, strike and refuse commands, hash what they leave, write pictures, find data"""
 import hashlib, os, re, signal, subprocess, sys, time
 from pathlib import Path
 

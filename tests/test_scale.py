@@ -1,6 +1,6 @@
 """Several processes: started by `accelerate launch` or by hand, one of them killed, they leave what one process leaves.
 
-Only the first fixture pays for a real launch. The other processes are forked from a server that has imported the package
+Only one fixture pays for a real launch. The other processes are forked from a server that has imported the package
 once; each gets its place in the environment, as a launcher or a shell would set it, and a group of its own.
 """
 import inspect, multiprocessing, os, signal, socket, subprocess, sys, time
@@ -149,8 +149,8 @@ def has_part(folder, names): return any((folder/f"{n}.parquet").is_file() for n 
 def until(ready, members):
     end = time.monotonic() + 100
     while not ready():
-        printed = [members.printed(rank) for rank in members.running]
-        assert time.monotonic() < end and all(p.exitcode is None for p in members.running.values()), printed
+        all_run = all(p.exitcode is None for p in members.running.values())
+        assert time.monotonic() < end and all_run, [members.printed(rank) for rank in members.running]
         time.sleep(.002)
 
 

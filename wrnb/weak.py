@@ -24,25 +24,46 @@ def ranked(self:Scores,
     right = self.table[self.table.clean_correct]
     return right.sort_values("score", ascending=not weakest_first, kind="stable")
 
+# %% ../nbs/10_weak.ipynb #c254e7e4
+def _check_searched(top_k, k, per_class, threshold):
+    "Raise `WrnbError` if more is asked than the `top_k` weakest that were searched for"
+    if per_class or threshold is not None or k > top_k:
+        raise WrnbError(f"only the {top_k} weakest were searched for: take up to {top_k}, "
+                        "not by class or threshold, or score without top_k=")
+
+def _check_enough(rows, labels, k, per_class, threshold):
+    "Raise `WrnbError` if there are not k images, or k of each label"
+    counts, of_class, above = pd.Series([len(rows)]), "", ""
+    if per_class:
+        counts = rows.label.value_counts().reindex(labels, fill_value=0)
+        of_class = f" of class {counts.idxmin()}"
+    if threshold is not None: above = f" and score above {threshold}"
+    if k > counts.min():
+        images = f"{counts.min()} images{of_class} that are classified correctly{above}"
+        raise WrnbError(f"k={k} is larger than the {images}: lower k= or score more images")
+
 # %% ../nbs/10_weak.ipynb #6b05092a
 @patch
 def weakest(self:Scores,
-    k:int=None, # how many; None takes every one that `threshold` leaves, or those that a search with `top_k` was for
+    k:int=None, # how many; None: all above `threshold`, or what `top_k` was searched for
     per_class:bool=False, # k of each class, class by class
     threshold:float=None, # only images whose score is above this, in [0, 1]
 )->np.ndarray: # indices into the data set, weakest first
-    "Weak robust samples: the k highest scores among images that are right when clean (arXiv 2509.19197 section III); raises `WrnbError` where there are fewer than k"
-    r, top_k = self.ranked(), self.options.get("top_k")
-    if top_k:
-        k = top_k if k is None else k
-        if per_class or threshold is not None or k > top_k: raise WrnbError(f"only the {top_k} weakest were searched for, with --top-k: take up to {top_k}, not by class or threshold, or score without --top-k")
-    if k is None and threshold is None: raise WrnbError("weakest needs k or threshold: say how many images, or from which score on")
-    if threshold is not None: check_range("threshold", threshold, 0, 1); r = r[r.score > threshold]
-    if k is None: return r["index"].to_numpy()
-    check_range("k", k, 1)
-    few = r.groupby("label").size().reindex(sorted(self.table.label.unique()), fill_value=0) if per_class else pd.Series([len(r)])
-    if k > few.min(): raise WrnbError(f"k={k} is larger than the {few.min()} images{f' of class {few.idxmin()}' if per_class else ''} that are classified correctly{'' if threshold is None else f' and score above {threshold}'}: lower -k or score more images")
-    return (r.groupby("label").head(k).sort_values("label", kind="stable") if per_class else r.head(k))["index"].to_numpy()
+    "The k weakest images among those right when clean (arXiv 2509.19197 section III)"
+    rows, top_k = self.ranked(), self.options.get("top_k")
+    if top_k and k is None: k = top_k
+    if top_k: _check_searched(top_k, k, per_class, threshold)
+    if k is None and threshold is None:
+        raise WrnbError("weakest needs k= or threshold=: give a number of images or a score")
+    if threshold is not None:
+        check_range("threshold", threshold, 0, 1)
+        rows = rows[rows.score > threshold]
+    if k is not None:
+        check_range("k", k, 1)
+        _check_enough(rows, sorted(self.table.label.unique()), k, per_class, threshold)
+        if per_class: rows = rows.groupby("label").head(k).sort_values("label", kind="stable")
+        else: rows = rows.head(k)
+    return rows["index"].to_numpy()
 
 # %% ../nbs/10_weak.ipynb #f4656d15
 @patch
@@ -50,23 +71,30 @@ def weak_table(self:Scores,
     idxs:np.ndarray, # indices that `weakest` gave
 )->pd.DataFrame: # the columns of weak.csv
     "Rank, index, id, label and score of the weak samples"
-    return self.table.iloc[idxs].reset_index(drop=True).assign(rank=np.arange(1, len(idxs)+1))[COLUMNS["weak"]]
+    rows = self.table.iloc[idxs].reset_index(drop=True)
+    return rows.assign(rank=np.arange(1, len(idxs)+1))[COLUMNS["weak"]]
 
 # %% ../nbs/10_weak.ipynb #8d225c9f
+def _draw_image(ax, x, title):
+    "One image [3, height, width] with its title"
+    ax.imshow(x.permute(1, 2, 0).numpy())
+    ax.set_title(title, fontsize=9)
+
 @patch
 def plot_weakest(self:Scores,
     n:int=16, # how many pictures
     strongest:bool=False, # the other end of the ranking
-    per_row:int=8, # pictures a row
+    per_row:int=8, # pictures per row
 ):
     "The weakest images with their labels and scores; returns the figure"
-    rows = self.ranked(not strongest).head(n); names = getattr(self.ds, "classes", None)
+    rows, names = self.ranked(not strongest).head(n), getattr(self.ds, "classes", None)
     n_rows = -(-len(rows)//per_row)
-    fig, axs = plt.subplots(n_rows, per_row, figsize=(per_row*1.05, n_rows*1.35), squeeze=False, layout="constrained")
+    size = per_row*1.05, n_rows*1.35
+    fig, axs = plt.subplots(n_rows, per_row, figsize=size, squeeze=False, layout="constrained")
     for ax in axs.flat: ax.axis("off")
     for ax, r in zip(axs.flat, rows.itertuples()):
-        ax.imshow(self.ds[r.index][0].permute(1, 2, 0).numpy())
-        ax.set_title(f"{names[r.label] if names else r.label}\n{r.score:.2f}", fontsize=9)
+        label = names[r.label] if names else r.label
+        _draw_image(ax, self.ds[r.index][0], f"{label}\n{r.score:.2f}")
     return fig
 
 # %% ../nbs/10_weak.ipynb #33eaadae
@@ -75,21 +103,26 @@ def plot_hist(self:Scores,
     bins:int=25, # bars
 ):
     "How many images have which score, those that are wrong when clean apart; returns the figure"
+    score, right = self.table.score, self.table.clean_correct
     fig, ax = plt.subplots(figsize=(6, 2.8), layout="constrained")
-    right = self.table.clean_correct
-    ax.hist([self.table.score[right], self.table.score[~right]], bins=np.linspace(0, 1, bins+1), stacked=True, log=True, label=["right when clean", "wrong when clean"])
-    ax.set(xlabel="score (higher = weaker)", ylabel="images"); ax.legend()
+    ax.hist([score[right], score[~right]], bins=np.linspace(0, 1, bins+1),
+            stacked=True, log=True, label=["right when clean", "wrong when clean"])
+    ax.set(xlabel="score (higher = weaker)", ylabel="images")
+    ax.legend()
     return fig
 
 # %% ../nbs/10_weak.ipynb #571751ae
 @patch
 def class_share(self:Scores,
     idxs:np.ndarray, # indices that `weakest` gave
-)->pd.DataFrame: # a row a class: share among the weak, share among all
+)->pd.DataFrame: # one row per class: share among the weak, share among all
     "Share of each class among some images and among all"
     names = getattr(self.ds, "classes", None) or sorted(self.table.label.unique())
-    share = lambda t: t.label.value_counts(normalize=True).reindex(range(len(names)), fill_value=0.).to_numpy()
-    return pd.DataFrame(dict(weak=share(self.table.iloc[idxs]), all=share(self.table)), index=pd.Index(names, name="class"))
+    def share(rows):
+        counted = rows.label.value_counts(normalize=True)
+        return counted.reindex(range(len(names)), fill_value=0.).to_numpy()
+    shares = dict(weak=share(self.table.iloc[idxs]), all=share(self.table))
+    return pd.DataFrame(shares, index=pd.Index(names, name="class"))
 
 # %% ../nbs/10_weak.ipynb #e2c51ddf
 @patch
@@ -100,3 +133,17 @@ def plot_classes(self:Scores,
     ax = self.class_share(idxs).plot.bar(figsize=(6, 2.6), rot=30, ylabel="share of images")
     ax.figure.set_layout_engine("constrained")
     return ax.figure
+
+# %% ../nbs/10_weak.ipynb #6735129d
+@patch
+def plot_certified(self:Scores):
+    "Share of images certified at each radius (Cohen, Rosenfeld and Kolter 2019); returns the figure"
+    if "radius_l2" not in self.table:
+        raise WrnbError("these scores have no radius: score with noise=gaussian and certify=0.999")
+    radius = np.sort(self.table.radius_l2)
+    share = [(radius > 0).mean(), *(1 - np.arange(len(radius))/len(radius))]
+    fig, ax = plt.subplots(figsize=(5.5, 2.8), layout="constrained")
+    ax.step([0, *radius], share, where="pre")
+    ax.set(xlabel="L2 radius, [0,1] pixel units", ylabel="certified accuracy")
+    ax.set(xlim=(0, None), ylim=(0, 1.02))
+    return fig
