@@ -5,37 +5,48 @@
 # %% auto #0
 __all__ = ['fold_in', 'image_keys', 'uniform', 'normal']
 
-# %% ../nbs/01_randomness.ipynb #6620abfd
+# %% ../nbs/01_randomness.ipynb #f4822111
 import hashlib
 from functools import lru_cache
-from math import pi
+from math import pi, prod
 
 import numpy as np
 import torch
 
-# %% ../nbs/01_randomness.ipynb #40df4b6a
+# %% ../nbs/01_randomness.ipynb #9c4d2fa4
 def _int64(n): return (n + 2**63) % 2**64 - 2**63
 
-_GAMMA, _M1, _M2 = (_int64(n) for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+_GAMMA = _int64(0x9E3779B97F4A7C15)  # the counter's step
+_MULTIPLIERS = _int64(0xBF58476D1CE4E5B9), _int64(0x94D049BB133111EB)
 
-# %% ../nbs/01_randomness.ipynb #4c7838c6
-def _xorshift(z, k): return z.bitwise_xor_((z >> k).bitwise_and_((1 << 64-k) - 1))
+# %% ../nbs/01_randomness.ipynb #7b92c5d0
+def _xorshift(z, k):
+    "`z` xor (`z` >> `k`), in place, as if `z` had no sign"
+    return z.bitwise_xor_((z >> k).bitwise_and_((1 << 64-k) - 1))
 
-# %% ../nbs/01_randomness.ipynb #5692a19e
+# %% ../nbs/01_randomness.ipynb #a1b5ab19
 def _mix(z):
     "SplitMix64's finaliser, in place on int64 (overflow wraps)"
-    return _xorshift(_xorshift(_xorshift(z, 30).mul_(_M1), 27).mul_(_M2), 31)
+    first, second = _MULTIPLIERS
+    z = _xorshift(z, 30).mul_(first)
+    z = _xorshift(z, 27).mul_(second)
+    return _xorshift(z, 31)
 
-# %% ../nbs/01_randomness.ipynb #89f82298
+# %% ../nbs/01_randomness.ipynb #8eb4ea3a
+def _as_int64(part, device):
+    "A stream's name or number as an int64 tensor"
+    if isinstance(part, str):
+        part = int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "big")
+    if not isinstance(part, torch.Tensor): part = torch.tensor(_int64(part))
+    return part.to(device)
+
+# %% ../nbs/01_randomness.ipynb #89dd79b3
 def fold_in(
     keys:torch.Tensor, # int64, any shape
     *parts:int|str|torch.Tensor, # what the new stream is for; integer tensors broadcast against `keys`
-)->torch.Tensor:
+)->torch.Tensor: # int64
     "Keys of new, independent streams: one for each key and each value of `parts`"
-    for p in parts:
-        if isinstance(p, str): p = int.from_bytes(hashlib.blake2b(p.encode(), digest_size=8).digest(), "big")
-        if not isinstance(p, torch.Tensor): p = torch.tensor(_int64(p), device=keys.device)
-        keys = _mix(keys ^ _mix(p.to(keys.device) + _GAMMA))
+    for part in parts: keys = _mix(keys ^ _mix(_as_int64(part, keys.device) + _GAMMA))
     return keys
 
 # %% ../nbs/01_randomness.ipynb #149c5bf0
@@ -46,52 +57,56 @@ def _steps(n, device): return torch.arange(1, n+1, device=device)*_GAMMA
 @lru_cache(maxsize=8)
 def _hash_weights(n, device): return _mix(_steps(n, device).clone()) | 1
 
-# %% ../nbs/01_randomness.ipynb #93d91210
+# %% ../nbs/01_randomness.ipynb #4d6de33b
 def _weighted(levels, weights):
     "Sums of `levels` [N, n] times `weights` [n], int64, modulo 2^64"
     if levels.device.type != "cpu": return (levels*weights).sum(1)
-    return torch.from_numpy(np.einsum("ij,j->i", *(v.numpy().view(np.uint64) for v in (levels, weights))).view(np.int64))
+    a, b = (v.numpy().view(np.uint64) for v in (levels, weights))
+    return torch.from_numpy(np.einsum("ij,j->i", a, b).view(np.int64))
 
-# %% ../nbs/01_randomness.ipynb #d44c47c6
+# %% ../nbs/01_randomness.ipynb #1a93091b
 def image_keys(
     x:torch.Tensor, # images, [N, ...], float in [0, 1]
-    seed:int=0, # another seed, other keys
+    seed:int=0, # another seed gives other keys
 )->torch.Tensor: # int64, [N]
-    "A key an image, from its pixels (to 8 bits) and the seed: the same in any batch, order, process and device"
-    levels = (x.flatten(1)*255).round_().int().long()  # by way of int32, as processors convert that faster
-    return fold_in(_weighted(levels, _hash_weights(levels.shape[1], x.device)), seed)
+    "One key per image, from its 8-bit pixels and the seed: the same in any batch, order, process and device"
+    levels = (x.flatten(1)*255).round_().int().long()  # by way of int32, which processors convert faster
+    weights = _hash_weights(levels.shape[1], x.device)
+    return fold_in(_weighted(levels, weights), seed)
 
-# %% ../nbs/01_randomness.ipynb #dcecc978
+# %% ../nbs/01_randomness.ipynb #bcf889ab
 def _words(keys, shape):
     "24-bit integers in two rows that together fill `shape` (and at most one more), for each key: [*keys.shape, 2, n]"
-    n = (int(np.prod(shape)) + 1)//2
-    z, words = _mix(keys[..., None] + _steps(n, keys.device)), torch.empty(*keys.shape, 2, n, device=keys.device)
+    n = (prod(shape) + 1)//2
+    z = _mix(keys[..., None] + _steps(n, keys.device))
+    words = torch.empty(*keys.shape, 2, n, device=keys.device)
     words[..., 0, :] = (z >> 40).bitwise_and_(0xFFFFFF)
     words[..., 1, :] = z.bitwise_and_(0xFFFFFF)
     return words
 
-# %% ../nbs/01_randomness.ipynb #0461dcb4
+# %% ../nbs/01_randomness.ipynb #b6a8db6d
 def uniform(
-    keys:torch.Tensor, # int64, any shape: one stream a key
+    keys:torch.Tensor, # int64, any shape: one stream per key
     shape:tuple, # what to draw for each key
     low:float=0., # smallest value
-    high:float=1., # values stay below it
+    high:float=1., # values are below it
 )->torch.Tensor: # float32, [*keys.shape, *shape]
     "Independent uniform numbers in [low, high) for each key"
     u = _words(keys, shape).flatten(-2).mul_((high-low)*2**-24)
     if low: u.add_(low)
-    return u[..., :int(np.prod(shape))].reshape(*keys.shape, *shape)
+    return u[..., :prod(shape)].reshape(*keys.shape, *shape)
 
-# %% ../nbs/01_randomness.ipynb #d6235aac
+# %% ../nbs/01_randomness.ipynb #34a2dcae
 def normal(
-    keys:torch.Tensor, # int64, any shape: one stream a key
+    keys:torch.Tensor, # int64, any shape: one stream per key
     shape:tuple, # what to draw for each key
 )->torch.Tensor: # float32, [*keys.shape, *shape]
     "Independent standard normal numbers for each key (Box and Muller 1958)"
     words = _words(keys, shape)
-    r, angle = words.unbind(-2)
-    r.add_(1).mul_(2**-24).log_().mul_(-2).sqrt_(); angle.mul_(2*pi*2**-24)
+    radius, angle = words.unbind(-2)  # views: the results replace the words
+    radius.add_(1).mul_(2**-24).log_().mul_(-2).sqrt_()
+    angle.mul_(2*pi*2**-24)
     cosine = angle.cos()
-    angle.sin_().mul_(r); r.mul_(cosine)
-    z = words.flatten(-2)
-    return z[..., :int(np.prod(shape))].reshape(*keys.shape, *shape)
+    angle.sin_().mul_(radius)
+    radius.mul_(cosine)
+    return words.flatten(-2)[..., :prod(shape)].reshape(*keys.shape, *shape)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['COLUMNS', 'provenance', 'write_atomic', 'write_table', 'read_table', 'own_parts', 'in_parts', 'read_json', 'Run']
 
-# %% ../nbs/02_runs.ipynb #ccfc8ceb
+# %% ../nbs/02_runs.ipynb #c3737ac6
 import csv, json, os, platform, shutil, subprocess
 from datetime import datetime, timezone
 from functools import partial
@@ -17,247 +17,369 @@ import pandas as pd
 import pyarrow.parquet as pq
 import torch
 
-from .core import WrnbError, first_process, progress, this_process, wait_for
+from .core import WrnbError, as_path, first_process, plain_number, progress, this_process, wait_for
 
-# %% ../nbs/02_runs.ipynb #e2c0ffd7
+# %% ../nbs/02_runs.ipynb #c50a68e3
+def _commit():
+    "The commit of this code, with `-dirty` if files differ from it; `not a checkout` if git does not know"
+    folder = Path(__file__).parent if "__file__" in globals() else Path(".")
+    describe = ["git", "-C", folder, "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    try: git = subprocess.run(describe, capture_output=True, text=True)
+    except FileNotFoundError: return "not a checkout"  # there is no git here
+    return git.stdout.strip() if git.returncode == 0 else "not a checkout"
+
+# %% ../nbs/02_runs.ipynb #2dd0ad58
+_PACKAGES = ("wrnb", "torch", "torchvision", "fastai", "numpy", "pandas")  # whose versions are recorded
+
+# %% ../nbs/02_runs.ipynb #e15da036
 def provenance(
-    device:torch.device="cpu", # where it was computed
-)->dict:
-    "Versions, commit (`-dirty` where files differ from it) and device of this process"
-    git = subprocess.run(["git", "-C", Path(__file__).parent if "__file__" in globals() else ".", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"], capture_output=True, text=True)
-    gpu = torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else ""
-    return dict(versions={p: version(p) for p in ("wrnb", "torch", "torchvision", "fastai", "numpy", "pandas")},
-                python=platform.python_version(), machine=platform.machine(), threads=torch.get_num_threads(), processes=this_process().world,
-                device=f"{torch.device(device).type} {gpu}".strip(), commit=git.stdout.strip() if git.returncode == 0 else "not a checkout")
+    device:torch.device="cpu", # the device that computes
+)->dict: # versions, python, machine, threads, processes, device, commit
+    "Versions, commit (`-dirty` if files differ from it) and device of this process"
+    device = torch.device(device)
+    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    return dict(
+        versions={p: version(p) for p in _PACKAGES},
+        python=platform.python_version(),
+        machine=platform.machine(),
+        threads=torch.get_num_threads(),
+        processes=this_process().world,
+        device=f"{device.type} {gpu}".strip(),
+        commit=_commit())
 
-# %% ../nbs/02_runs.ipynb #f060d78c
+# %% ../nbs/02_runs.ipynb #4b022845
+def _write_and_move(path, write):
+    "Let `write` fill a temporary file in the folder of `path`, then move it to `path`"
+    part = path.with_name(f".{path.name}.part{path.suffix}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part.unlink(missing_ok=True)  # it could be a link
+    write(part)
+    with open(part, "rb+") as f: os.fsync(f.fileno())
+    os.replace(part, path)
+
+# %% ../nbs/02_runs.ipynb #67427a88
 def write_atomic(
     path:Path, # the file
-    write, # a function that writes the file it is given
-)->Path:
-    "Let `write` fill a temporary file in the same folder, then move it to `path`: the file is whole or not there"
-    path = Path(path); part = path.with_name(f".{path.name}.part{path.suffix}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True); part.unlink(missing_ok=True)  # it could be a link
-        write(part)
-        with open(part, "rb+") as f: os.fsync(f.fileno())
-        os.replace(part, path)
+    write, # a function that writes the file whose path it is given
+)->Path: # `path`
+    "Let `write` write a file so that it is whole or absent; raise `WrnbError` if it cannot be written"
+    path = as_path(path)
+    try: _write_and_move(path, write)
     except OSError as e:
-        raise WrnbError(f"{path}: cannot be written ({e.strerror or e}): make room or choose another folder with --out") from e
+        raise WrnbError(f"{path}: cannot be written ({e.strerror or e}): make room or choose another out=") from e
     return path
 
-# %% ../nbs/02_runs.ipynb #8f312276
-_MEASURE = ["subset", "model", "family", "perturbation", "severity", "n", "n_wrong", "error", "low", "high"]
+# %% ../nbs/02_runs.ipynb #fd0e7961
+_MEASURE = "subset model family perturbation severity n n_wrong error low high".split()
 COLUMNS = dict(
     scores="index id label pred clean_correct n_neighbors n_wrong score score_low score_high".split(),
     search="round images forwards boundary recall tolerance width".split(),
-    weak="rank index id label score".split(), validation=_MEASURE, evaluation=_MEASURE)
+    weak="rank index id label score".split(),
+    validation=_MEASURE,
+    evaluation=_MEASURE)
 _MORE_COLUMNS = dict(scores=["radius_l2"])  # that some runs have
 
-# %% ../nbs/02_runs.ipynb #2fad9e43
-def _csv(df):
-    "A table as text; everything in quotes where a name holds a carriage return, which would be read as the end of a row"
-    text = partial(df.to_csv, index=False, lineterminator="\n", float_format="%.6g")
-    return text(quoting=csv.QUOTE_ALL) if "\r" in text() else text()
-
-# %% ../nbs/02_runs.ipynb #f70c3682
-def _columns_of(path, df):
+# %% ../nbs/02_runs.ipynb #e0ccc65d
+def _expected_columns(path, df):
     "The columns that the table in this file should have"
-    want = COLUMNS.get(path.stem, list(df.columns))
-    return want + [c for c in _MORE_COLUMNS.get(path.stem, []) if c in df.columns]
+    expected = COLUMNS.get(path.stem, list(df.columns))
+    return expected + [c for c in _MORE_COLUMNS.get(path.stem, []) if c in df.columns]
 
-# %% ../nbs/02_runs.ipynb #494aeadd
+# %% ../nbs/02_runs.ipynb #cff85f3c
+def _csv_text(df):
+    "A table as CSV, all of it in quotes if a name holds a carriage return"
+    as_text = partial(df.to_csv, index=False, lineterminator="\n", float_format="%.6g")
+    return as_text(quoting=csv.QUOTE_ALL) if "\r" in as_text() else as_text()
+
+# %% ../nbs/02_runs.ipynb #8ce1d7af
 def write_table(
     df:pd.DataFrame, # the table
-    path:Path, # where to; `.parquet` or `.csv` decides the format
-)->Path:
-    "Write a table whole or not at all; its columns must be those of `COLUMNS` where the name stands there"
-    path = Path(path); want = _columns_of(path, df)
-    if list(df.columns) != want: raise WrnbError(f"{path.name} has columns {', '.join(want)}, not {', '.join(df.columns)}")
-    if path.suffix == ".parquet": return write_atomic(path, lambda p: df.to_parquet(p, index=False, write_page_checksum=True))
-    return write_atomic(path, lambda p: p.write_text(_csv(df), encoding="utf-8", newline=""))
+    path:Path, # the file; `.parquet` or `.csv` decides its format
+)->Path: # `path`
+    "Write a table whole or not at all; raise `WrnbError` if its name is in `COLUMNS` and it has other columns"
+    path = as_path(path)
+    expected = _expected_columns(path, df)
+    if list(df.columns) != expected:
+        raise WrnbError(f"{path.name} takes the columns {', '.join(expected)}, not {', '.join(df.columns)}")
+    if path.suffix == ".parquet":
+        return write_atomic(path, lambda p: df.to_parquet(p, index=False, write_page_checksum=True))
+    return write_atomic(path, lambda p: p.write_text(_csv_text(df), encoding="utf-8", newline=""))
 
-# %% ../nbs/02_runs.ipynb #11d09b58
-_TYPES = {k: t for t, names in dict(int64="rank index label pred n_neighbors n_wrong n", str="id subset model family perturbation", bool="clean_correct",
-                                    float64="score score_low score_high error low high").items() for k in names.split()}
+# %% ../nbs/02_runs.ipynb #d59dcda4
+_NAMES_OF_TYPE = dict(
+    int64="rank index label pred n_neighbors n_wrong n",
+    str="id subset model family perturbation",
+    bool="clean_correct",
+    float64="score score_low score_high error low high")
+_TYPES = {name: kind for kind, names in _NAMES_OF_TYPE.items() for name in names.split()}
 
-# %% ../nbs/02_runs.ipynb #36228491
-def _read(path):
-    "The table in a file"
-    if path.suffix == ".csv": return pd.read_csv(path, **(dict(dtype=_TYPES, keep_default_na=False) if path.stem in COLUMNS else {}))
+# %% ../nbs/02_runs.ipynb #402ef40c
+def _is_valid(column):
+    "Does a column that we know by its name have its type, no number below 0 and no share above 1?"
+    expected, is_number = _TYPES.get(column.name), column.dtype.kind in "if"
+    if column.name == "severity": return is_number and bool((column >= 0).all())
+    if expected is None: return True
+    if column.dtype != expected: return False
+    highest = 1 if expected == "float64" else float("inf")
+    return not is_number or bool(column.between(0, highest).all())
+
+# %% ../nbs/02_runs.ipynb #997bd7a1
+def _read_csv(path):
+    "The table in a CSV file, with the types of its columns if its name is in `COLUMNS`"
+    types = dict(dtype=_TYPES, keep_default_na=False) if path.stem in COLUMNS else {}
+    return pd.read_csv(path, **types)
+
+def _read_parquet(path):
+    "The table in a Parquet file, with its checksums compared"
     if pq.read_metadata(path).num_rows > path.stat().st_size: raise ValueError("more rows than bytes")
     return pd.read_parquet(path, page_checksum_verification=True)
 
-# %% ../nbs/02_runs.ipynb #122384be
-def _bad(column):
-    "Does a column that we know by its name hold values of another type, below 0, or shares above 1?"
-    want, kind = _TYPES.get(column.name), column.dtype.kind
-    if want and column.dtype != want or column.name == "severity" and kind not in "if": return True
-    return bool(want or column.name == "severity") and kind in "if" and not column.between(0, 1 if want == "float64" else float("inf")).all()
+# %% ../nbs/02_runs.ipynb #141c02e9
+_UNREADABLE = (ValueError, OSError, TypeError, LookupError, ArithmeticError, NotImplementedError, MemoryError)
 
-# %% ../nbs/02_runs.ipynb #e91c22c8
+def _read_file(path):
+    "The table in a file; raise `WrnbError` if it is missing or damaged"
+    if not path.is_file(): raise WrnbError(f"{path} does not exist: run the command that makes it first")
+    try: return _read_csv(path) if path.suffix == ".csv" else _read_parquet(path)
+    except _UNREADABLE as e:  # what pandas and pyarrow raise for damaged bytes
+        raise WrnbError(f"{path} cannot be read as a table: delete it and run the command again") from e
+
+# %% ../nbs/02_runs.ipynb #fd1446e8
 def read_table(
     path:Path, # a `.parquet` or `.csv` file that `write_table` left
 )->pd.DataFrame:
-    "Read a table; raises `WrnbError` where it is missing, damaged or has other columns"
-    path = Path(path)
-    if not path.is_file(): raise WrnbError(f"{path} is not there: run the command that makes it first")
-    try: df = _read(path)
-    except (ValueError, OSError, TypeError, LookupError, ArithmeticError, NotImplementedError, MemoryError) as e:
-        raise WrnbError(f"{path} cannot be read as a table: delete it and run the command again") from e
-    want = _columns_of(path, df)
-    if list(df.columns) != want: raise WrnbError(f"{path} has columns {', '.join(map(str, df.columns))}, not {', '.join(want)}: delete it and run the command again")
-    bad = [c for c in want if _bad(df[c]) or not len(df) and path.stem in COLUMNS]
-    if bad: raise WrnbError(f"{path} holds in its column {bad[0]} what does not belong there: delete it and run the command again")
+    "Read a table; raise `WrnbError` if it is missing or damaged, or has other columns"
+    path = as_path(path)
+    df = _read_file(path)
+    expected = _expected_columns(path, df)
+    again = "delete it and run the command again"
+    if list(df.columns) != expected:
+        raise WrnbError(f"{path} has columns {', '.join(map(str, df.columns))}, not {', '.join(expected)}: {again}")
+    is_empty = path.stem in COLUMNS and not len(df)
+    invalid = expected if is_empty else [c for c in expected if not _is_valid(df[c])]
+    if invalid: raise WrnbError(f"{path} has invalid values in its column {invalid[0]}: {again}")
     return df
 
-# %% ../nbs/02_runs.ipynb #979697bd
+# %% ../nbs/02_runs.ipynb #5c672196
 def own_parts(
     folder:Path|None, # where finished parts are kept; None keeps nothing
     names:list, # the parts, in the order of the final table
 )->list: # names
-    "The parts that this process has still to compute: of several processes each takes every so many-th"
-    me = this_process()
-    if me.world > 1 and not folder: raise WrnbError(f"{me.world} processes can share work only in a run folder: give --out, or start one process")
-    return [n for n in names[me.rank::me.world] if not (folder and (Path(folder)/f"{n}.parquet").is_file())]
+    "The parts that this process has still to compute: each process takes every n-th part"
+    place = this_process()
+    if place.world > 1 and not folder:
+        raise WrnbError(f"{place.world} processes can share work only in a run folder: give out=, or start one process")
+    own = names[place.rank::place.world]
+    return [n for n in own if not (folder and (as_path(folder)/f"{n}.parquet").is_file())]
 
-# %% ../nbs/02_runs.ipynb #2fd4a34d
+# %% ../nbs/02_runs.ipynb #10d7c2c5
+def _wait_for_others(paths, label):
+    "Wait until the other processes have written their parts"
+    world = this_process().world
+    if world == 1: return
+    for k, path in enumerate(progress(paths, f"{label}, the other processes")):
+        wait_for(path.is_file, f"part {path.stem} of process {k % world}")
+
+# %% ../nbs/02_runs.ipynb #6b306e75
+def _join_parts(paths):
+    "All parts in one table; raise `WrnbError` if their columns differ"
+    tables = [read_table(p) for p in paths]
+    for path, table in zip(paths, tables):
+        if list(table) != list(tables[0]):
+            raise WrnbError(f"{path} has other columns than {paths[0].name}: delete both and run the command again")
+    return pd.concat(tables, ignore_index=True)
+
+# %% ../nbs/02_runs.ipynb #211d785f
 def in_parts(
     folder:Path|None, # where finished parts are kept; None keeps nothing
     names:list, # the parts, in the order of the final table
     compute, # a function from a part's name to its table
     label:str="", # what the progress bar says
-)->pd.DataFrame: # all parts, one under the other
-    "Compute the parts that are not there yet, each saved at once, and return them all in order; several processes share the work"
-    own, world = own_parts(folder, names), this_process().world
+)->pd.DataFrame: # all parts, one below the other
+    "Compute the missing parts, save each at once, and return all in order; several processes share the work"
+    own = own_parts(folder, names)
     if not folder: return pd.concat([compute(n) for n in progress(own, label)], ignore_index=True)
-    paths = {n: Path(folder)/f"{n}.parquet" for n in names}
-    for n in progress(own, label): write_table(compute(n), paths[n])
-    for k, n in enumerate(progress(names, f"{label}, the other processes") if world > 1 else ()):
-        wait_for(paths[n].is_file, f"part {n} of process {k % world}")
-    tables = [read_table(paths[n]) for n in names]
-    for n, t in zip(names, tables):
-        if list(t) != list(tables[0]): raise WrnbError(f"{paths[n]} has other columns than {paths[names[0]].name}: delete both and run the command again")
-    return pd.concat(tables, ignore_index=True)
+    path_of = {n: as_path(folder)/f"{n}.parquet" for n in names}
+    for n in progress(own, label): write_table(compute(n), path_of[n])
+    paths = list(path_of.values())
+    _wait_for_others(paths, label)
+    return _join_parts(paths)
 
-# %% ../nbs/02_runs.ipynb #18196225
+# %% ../nbs/02_runs.ipynb #8ba34966
 def read_json(
     path:Path, # a JSON file that a command left
 )->dict:
-    "Read a JSON object; raises `WrnbError` where it is missing or damaged"
-    try: found = json.loads(Path(path).read_text()) if Path(path).is_file() else None
-    except (ValueError, OSError, RecursionError): found = None
-    if not isinstance(found, dict): raise WrnbError(f"{path} is missing or damaged: run the command that makes it again, or choose another --out")
-    return found
+    "Read a JSON object; raise `WrnbError` if it is missing or damaged"
+    path = as_path(path)
+    try: content = json.loads(path.read_text()) if path.is_file() else None
+    except (ValueError, OSError, RecursionError): content = None
+    if isinstance(content, dict): return content
+    raise WrnbError(f"{path} is missing or damaged: run the command that makes it again, or choose another out=")
 
-# %% ../nbs/02_runs.ipynb #eef2bc5c
-def _stages_checked(config, path):
-    "What config.json holds, after a look at whether `Run` can have written it, and whether what is written below it stays there"
-    form, stages = dict(options=dict, started=str, versions=dict, device=str, commit=str), config.get("stages")
-    if not isinstance(stages, dict) or not all(isinstance(s, dict) and all(isinstance(s.get(k), t) for k, t in form.items()) for s in stages.values()):
-        raise WrnbError(f"{path} is damaged: restore it, or choose another --out")
-    for p in (*path.parent.glob("*"), *path.parent.glob("*/*")):
-        if p.is_symlink() and p.is_dir(): raise WrnbError(f"{p} leads out of the run folder: put a folder in the link's place")
+# %% ../nbs/02_runs.ipynb #d1b3c044
+_RECORD = dict(options=dict, started=str, versions=dict, device=str, commit=str)  # a stage's block in config.json
+
+def _is_record(block):
+    "Can this be a stage's block in config.json?"
+    return isinstance(block, dict) and all(isinstance(block.get(k), t) for k, t in _RECORD.items())
+
+# %% ../nbs/02_runs.ipynb #af4055d2
+def _check_no_links(folder):
+    "Raise `WrnbError` if a folder in this one, or in one of those, is a link"
+    for p in (*folder.glob("*"), *folder.glob("*/*")):
+        if p.is_symlink() and p.is_dir():
+            raise WrnbError(f"{p} is a link out of the run folder: replace it with a real folder")
+
+# %% ../nbs/02_runs.ipynb #a399402c
+def _read_config(path):
+    "What config.json holds; raise `WrnbError` if `Run` cannot have written it, or if it is next to links"
+    config = read_json(path)
+    stages = config.get("stages")
+    if not isinstance(stages, dict) or not all(map(_is_record, stages.values())):
+        raise WrnbError(f"{path} is damaged: restore it, or choose another out=")
+    _check_no_links(path.parent)
     return config
 
-# %% ../nbs/02_runs.ipynb #1a8550f3
+# %% ../nbs/02_runs.ipynb #14fe5067
 class Run:
     "A run folder: `config.json`, tables, figures, and the finished parts of unfinished stages"
-    def __init__(self, path:Path): self.path = Path(path)
-    def __repr__(self): return f"Run({str(self.path)!r}, done: {', '.join(s for s in self.config.get('stages', {}) if self.done(s)) or 'nothing'})"
+    def __init__(self,
+        path:Path, # the folder; it is made when the first stage begins
+    ): self.path = as_path(path)
+
+    def __repr__(self):
+        done = [s for s in self.config.get("stages", {}) if self.done(s)]
+        return f"Run({str(self.path)!r}, done: {', '.join(done) or 'nothing'})"
+
     def __truediv__(self, name:str): return self.path/name
 
     @property
     def config(self)->dict:
         "What `config.json` holds; empty before the first stage"
         path = self/"config.json"
-        return _stages_checked(read_json(path), path) if path.is_file() else {}
+        return _read_config(path) if path.is_file() else {}
 
     def write_config(self, config:dict):
         "Replace `config.json`"
-        write_atomic(self/"config.json", lambda p: p.write_text(json.dumps(config, indent=2)+"\n"))
+        text = json.dumps(config, indent=2) + "\n"
+        write_atomic(self/"config.json", lambda p: p.write_text(text))
+
+    def record(self, stage:str)->dict:
+        "What `config.json` holds on a stage: options, times, versions, device, commit; empty if it was not entered"
+        return self.config.get("stages", {}).get(stage, {})
+
     def options(self, stage:str)->dict:
         "The options with which a stage was entered; empty if it was not"
-        return self.config.get("stages", {}).get(stage, {}).get("options", {})
+        return self.record(stage).get("options", {})
+
     def done(self, stage:str)->bool:
-        "Does the result of this stage stand in the folder?"
-        return bool(self.config.get("stages", {}).get(stage, {}).get("finished"))
+        "Was this stage finished?"
+        return bool(self.record(stage).get("finished"))
+
     def minutes(self, stage:str)->float:
         "Minutes from the beginning to the end of a finished stage, interruptions included"
-        s = self.config["stages"][stage]
-        begun, ended = (datetime.fromisoformat(s[k]) for k in ("started", "finished"))
-        return (ended - begun).total_seconds()/60
+        record = self.record(stage)
+        start, end = (datetime.fromisoformat(record[k]) for k in ("started", "finished"))
+        return (end - start).total_seconds()/60
+
     def parts(self, stage:str)->Path:
         "Where the finished parts of an unfinished stage are kept"
         return self/"parts"/stage
 
-# %% ../nbs/02_runs.ipynb #27a4f412
+# %% ../nbs/02_runs.ipynb #179f5b70
 def _now(): return datetime.now(timezone.utc).isoformat(timespec="seconds")
 
-# %% ../nbs/02_runs.ipynb #9355e6a9
-def _mark(run, stage, rank): return run.parts(stage)/f".process-{rank}"
+# %% ../nbs/02_runs.ipynb #17a3448e
+def _mark(run, stage, rank):
+    "The file by which a process says that it does not need the parts any more"
+    return run.parts(stage)/f".process-{rank}"
 
-# %% ../nbs/02_runs.ipynb #1ddb029f
+def _leave_mark(run, stage, rank):
+    mark = _mark(run, stage, rank)
+    mark.parent.mkdir(parents=True, exist_ok=True)
+    mark.touch()
+
+# %% ../nbs/02_runs.ipynb #ad488283
 def _entered(run, stage):
-    "What config.json says of a stage; of several processes all but the first wait until it says something they can act on"
-    me = this_process()
-    def look():
-        marked = _mark(run, stage, me.rank).is_file()  # before the config, since it goes after the stage was noted as done
-        told = run.config.get("stages", {}).get(stage)
-        return told and (told.get("finished") or not marked) and told
-    return wait_for(look, f"process 0 to enter or end {stage}") if me.rank else run.config.get("stages", {}).get(stage)
+    "What config.json holds on a stage; processes after the first wait until it says what they can act on"
+    rank = this_process().rank
+    if rank == 0: return run.record(stage)
+    def ready():
+        has_mark = _mark(run, stage, rank).is_file()  # read first, since it is removed after the stage was noted as done
+        record = run.record(stage)
+        return record if record.get("finished") or not has_mark else {}
+    return wait_for(ready, f"process 0 to enter or end {stage}")
 
-# %% ../nbs/02_runs.ipynb #c793fbef
+# %% ../nbs/02_runs.ipynb #d77dee27
+def _as_json(value):
+    "What JSON writes for a value that it does not know: a number for a scalar, text for a path"
+    return str(value) if isinstance(value, Path) else plain_number(value)
+
+def _read_back(options):
+    "Options as they are when they were written to JSON and read again"
+    return json.loads(json.dumps(options, default=_as_json))
+
+# %% ../nbs/02_runs.ipynb #81ba6452
+def _check_same_options(run, stage, options):
+    "Raise `WrnbError` if a stage was entered with other options"
+    before = run.options(stage)
+    for name in {**before, **options}:
+        old, new = before.get(name), options.get(name)
+        if old != new:
+            raise WrnbError(f"{run.path} was made with {stage} {name}={old}, not {new}: "
+                            "give the same or choose another out=")
+
+# %% ../nbs/02_runs.ipynb #8ae0b9f0
 @patch
 def claim(self:Run,
     stage:str, # "score", "weak", ...
-    options:dict, # everything the stage's result depends on
+    options:dict, # everything that the stage's result depends on
     device:torch.device="cpu", # where it runs, for the record
 )->bool: # is the stage still to be done?
-    "Enter a stage with its options; raises `WrnbError` where the folder holds the stage with others"
-    options, old, me = json.loads(json.dumps(options)), _entered(self, stage), this_process()
-    if old:
-        other = [k for k in {**old["options"], **options} if old["options"].get(k) != options.get(k)]
-        if other: raise WrnbError(f"{self.path} was made with {stage} {other[0]}={old['options'].get(other[0])}, not {options.get(other[0])}: give the same or choose another --out")
-        for r in range(1, me.world) if me.rank == 0 else (): _mark(self, stage, r).unlink(missing_ok=True)  # of processes before these
-        if old.get("finished"): shutil.rmtree(self.parts(stage), ignore_errors=True)  # a kill may have kept `finish` from it
-        return not old.get("finished")
-    config = self.config or dict(format=1, stages={})
-    config["stages"][stage] = dict(options=options, started=_now(), **provenance(device))
-    self.write_config(config)
-    return True
+    "Enter a stage with its options; raise `WrnbError` if the folder holds the stage with others"
+    options = _read_back(options)
+    if not _entered(self, stage):
+        config = self.config or dict(format=1, stages={})
+        config["stages"][stage] = dict(options=options, started=_now(), **provenance(device))
+        self.write_config(config)
+        return True
+    _check_same_options(self, stage, options)
+    if first_process():  # marks of earlier processes
+        for rank in range(1, this_process().world): _mark(self, stage, rank).unlink(missing_ok=True)
+    if not self.done(stage): return True
+    shutil.rmtree(self.parts(stage), ignore_errors=True)  # a kill may have kept `finish` from it
+    return False
 
-# %% ../nbs/02_runs.ipynb #ed0ef304
-def _sign(run, stage, rank):
-    "Leave the mark that this process needs the parts no longer"
-    mark = _mark(run, stage, rank)
-    mark.parent.mkdir(parents=True, exist_ok=True); mark.touch()
-
-# %% ../nbs/02_runs.ipynb #ac0da962
+# %% ../nbs/02_runs.ipynb #ac0fbbbb
 @patch
 def finish(self:Run,
-    stage:str, # the stage whose result now stands in the folder
+    stage:str, # the stage whose result is now in the folder
 ):
-    "Note that a stage is done and drop its parts, once every one of several processes has come here"
-    me = this_process()
-    if me.rank: wait_for(lambda: self.done(stage) or _sign(self, stage, me.rank), f"process 0 to end {stage}")
+    "Note that a stage is done and remove its parts, once each of several processes has come here"
+    place = this_process()
+    if place.rank:
+        wait_for(lambda: self.done(stage) or _leave_mark(self, stage, place.rank), f"process 0 to end {stage}")
     else:
-        for r in range(1, me.world): wait_for(_mark(self, stage, r).is_file, f"process {r} to end {stage}")
-        config = self.config; config["stages"][stage]["finished"] = _now()
+        for rank in range(1, place.world):
+            wait_for(_mark(self, stage, rank).is_file, f"process {rank} to end {stage}")
+        config = self.config
+        config["stages"][stage]["finished"] = _now()
         self.write_config(config)
     shutil.rmtree(self.parts(stage), ignore_errors=True)
 
-# %% ../nbs/02_runs.ipynb #14a95252
+# %% ../nbs/02_runs.ipynb #b82e3c49
 @patch
 def drop(self:Run,
     stage:str, # a stage that may have to be done again
-    **options, # it stays where it was done with these
+    **options, # the stage is kept if it was done with these
 ):
     "Forget a stage that was done with other options"
-    def same():
-        old = self.config.get("stages", {}).get(stage)
-        return not old or all(old["options"].get(k) == v for k, v in options.items())
-    if not first_process(): wait_for(same, f"process 0 to forget {stage}")
-    if same(): return
-    config = self.config; del config["stages"][stage]; shutil.rmtree(self.parts(stage), ignore_errors=True)
+    def is_settled():
+        before = self.record(stage).get("options")
+        return before is None or all(before.get(k) == v for k, v in options.items())
+    if not first_process(): wait_for(is_settled, f"process 0 to forget {stage}")
+    if is_settled(): return
+    config = self.config
+    del config["stages"][stage]
+    shutil.rmtree(self.parts(stage), ignore_errors=True)
     self.write_config(config)
