@@ -12,7 +12,7 @@ from packaging.specifiers import SpecifierSet
 import tools.readme
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = """core randomness runs data networks models pretrained inference training scoring weak corruptions attacks measurement
+ROOMS = """core randomness runs pictures images image_sets folders learners data networks models pretrained inference training scoring weak corruptions attacks measurement
     validation enhancement corrupted_sets benchmark loop report cli""".split()
 SETTINGS = ConfigParser(delimiters="=", interpolation=None)
 SETTINGS.read(ROOT/"settings.ini", encoding="utf-8")
