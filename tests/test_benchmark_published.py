@@ -99,7 +99,7 @@ def test_two_sets_do_not_mix():
     found = published("cifar10").table; bar = found.assign(family="c-bar", perturbation=found.perturbation.map(dict(zip(found.perturbation.unique(), C_BAR["CIFAR-C-bar"]*2))))
     bar = bar.drop_duplicates(["model", "perturbation", "severity"])
     assert (Evaluation(bar, kind="CIFAR-C-bar").corruption_error().cells == 50).all()
-    with pytest.raises(WrnbError, match="C-bar beside the common"): Evaluation(pd.concat([found, bar])).corruption_error()
+    with pytest.raises(WrnbError, match="C-bar next to the common"): Evaluation(pd.concat([found, bar])).corruption_error()
     with pytest.raises(WrnbError, match="twice"): Evaluation(pd.concat([found, found])).corruption_error()
 
 

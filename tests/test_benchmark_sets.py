@@ -239,7 +239,7 @@ BROKEN = {  # what is done -> (the set, how, what the line says)
     "labels that are floats": ("arrays", lambda p: np.save(p/"labels.npy", np.zeros(20)), "{p}/labels.npy holds float64 [20], not integers"),
     "labels in rows": ("arrays", lambda p: np.save(p/"labels.npy", np.zeros((5, 4), int)), "{p}/labels.npy holds int64 [5, 4]"),
     "C-bar has lost one": ("bar", lambda p: (p/"ripple.npy").unlink(), "{p}/ripple.npy is missing"),
-    "C-bar among the fifteen": ("arrays", lambda p: shutil.copy(p/"fog.npy", p/"ripple.npy"), "holds ripple of C-bar beside the common corruptions"),
+    "C-bar among the fifteen": ("arrays", lambda p: shutil.copy(p/"fog.npy", p/"ripple.npy"), "holds ripple of C-bar next to the common corruptions"),
     "nothing": ("arrays", lambda p: [f.unlink() for f in p.iterdir()], "{p} holds no corrupted set"),
     "a corruption is missing": ("pictures", lambda p: shutil.rmtree(p/"fog"), "{p}/fog is missing"),
     "a family is missing": ("families", lambda p: shutil.rmtree(p/"blur"), "defocus_blur is missing"),
@@ -252,11 +252,11 @@ BROKEN = {  # what is done -> (the set, how, what the line says)
     "a file under another name": ("pictures", lambda p: (p/"fog/3/n02/a.JPEG").rename(p/"fog/3/n02/z.JPEG"), "{p}/fog/3/n02/a.JPEG is missing"),
     "a picture of another size": ("pictures", lambda p: Image.new("RGB", (32, 32)).save(first_picture(p)), "{p}/fog/3/n01/a.JPEG is of another size"),
     "a cut picture": ("pictures", lambda p: cut(first_picture(p)), "{p}/fog/3/n01/a.JPEG cannot be read as an image"),
-    "ours was not finished": ("ours", lambda p: unfinish(p/"config.json"), "{p} was not written to its end: the same wrnb corrupt goes on"),
+    "ours was not finished": ("ours", lambda p: unfinish(p/"config.json"), "{p} is incomplete: run the same wrnb corrupt command again"),
     "ours has lost an array": ("ours", lambda p: (p/"fog.npy").unlink(), "{p}/fog.npy is missing"),
     "ours has another config": ("ours", lambda p: (p/"config.json").write_text("{"), "{p}/config.json is missing or damaged"),
     "our pictures have lost one": ("our pictures", lambda p: first_picture(p).unlink(), "is missing: the set is not whole"),
-    "our pictures have lost one in every cell": ("our pictures", lambda p: [f.unlink() for f in p.rglob(first_picture(p).name)], "holds 3 images a severity, not 4"),
+    "our pictures have lost one in every cell": ("our pictures", lambda p: [f.unlink() for f in p.rglob(first_picture(p).name)], "holds 3 images per severity, not 4"),
 }
 
 
@@ -281,11 +281,11 @@ def test_other_classes(whole):
     for path, classes, says in (("arrays", list("abcde"), "labels.npy counts 2 classes, the data 5"), ("ours", ["cat", "dog"], "was made from digits, whose 10 classes are not these 2"), ("pictures", ["cat"], "cat is missing or holds no images")):
         with pytest.raises(WrnbError, match=says): corrupted_set(whole/path, classes)
     for path in (whole/"nowhere", whole/"arrays/fog.npy"):
-        with pytest.raises(WrnbError, match="is no folder"): corrupted_set(path)
+        with pytest.raises(WrnbError, match="is not a folder"): corrupted_set(path)
     got = corrupted_set(whole/"arrays")
     for args, says in ((("rain", 1), "has no rain: give one of"), (("fog", 0), "severity=0"), (("fog", 6), "severity=6")):
         with pytest.raises(WrnbError, match=says): got.images(*args)
-    with pytest.raises(WrnbError, match="has no corruptions of family sound: choose from blur, digital, noise, weather"): evaluate(dict(m=Mean()), got, families=("sound",), device="cpu")
+    with pytest.raises(WrnbError, match="has no corruptions of family sound: give blur, digital, noise, weather"): evaluate(dict(m=Mean()), got, families=("sound",), device="cpu")
 
 
 def test_the_folder_of_something_else_is_refused(whole, tmp_path):

@@ -71,7 +71,7 @@ def test_killed_and_started_again_leaves_the_same_bytes(preset, ready, kills, tm
     out = tmp_path/"set"
     for n in kills:
         assert strike(signal.SIGKILL, lambda: ready(out, n), *command, out, "--batch-size", "30").returncode == -signal.SIGKILL
-        assert not Run(out).done("corrupt") and "was not written to its end" in _refused(out)
+        assert not Run(out).done("corrupt") and "is incomplete: run the same wrnb corrupt command again" in _refused(out)
     kept = {p: p.stat().st_mtime_ns for p in out.rglob("[!.]*") if p.suffix in (".npy", ".JPEG")}; assert kept
     assert main([*command, str(out), "--batch-size", "7", "--workers", "1"]) == 0
     assert f"-> {out}" in capsys.readouterr().out and files(out) == files(tmp_path/"whole")
@@ -177,7 +177,7 @@ CASES = {  # command -> what the line names
     "evaluate {arrays} --data digits --model {model}": "holds a corrupted set", "evaluate {new} --data cifar10": "--model is missing", "evaluate {new} --data digits --model resnet20 --limit 9 --test-limit 9": "resnet20 has no checkpoint",
     "evaluate {new} --data digits --limit 9 --test-limit 9": "digits_net has no checkpoint", "evaluate {new} --data digits --model digits_net@{hundred} --limit 9 --test-limit 9": "100 outputs and the data 10 classes",
     "evaluate {new} --data digits --model digits_net@{nan} --limit 9 --test-limit 9 --attacks": "NaN or infinite logits",
-    "evaluate {run} --on {new}": "{new} is no folder", "evaluate {run} --on {pictures}": "{pictures} holds no corrupted set", "evaluate {run} --on {half}": "{half}/fog.npy is missing",
+    "evaluate {run} --on {new}": "{new} is not a folder", "evaluate {run} --on {pictures}": "{pictures} holds no corrupted set", "evaluate {run} --on {half}": "{half}/fog.npy is missing",
     "evaluate {run} --on {truncated}": "{truncated}/fog.npy cannot be read", "evaluate {run} --on {unlabelled}": "{unlabelled}/labels.npy is missing",
     "evaluate {run} --on {arrays} --attacks pgd": "a corrupted set is not attacked", "evaluate {run} --on {arrays} --families sound": "family sound", "evaluate {run} --families sound": "family of corruptions is called sound",
     "evaluate {run} --on {arrays} --severities 0": "severity=0", "evaluate {run} --severities 6": "severity=6", "validate {run} --severities 0": "severity=0",

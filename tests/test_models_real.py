@@ -39,12 +39,14 @@ def test_saved_again_it_is_the_same(tmp_path):
 
 @needs_checkpoint
 def test_another_number_of_classes():
-    with pytest.raises(WrnbError, match="10 outputs and the data 100 classes"): load_model(f"resnet20@{CHECKPOINT}", 100)
+    with pytest.raises(WrnbError, match="10 outputs and the data 100 classes"):
+        load_model(f"resnet20@{CHECKPOINT}", 100)
 
 
 @needs_checkpoint
 def test_another_depth():
-    with pytest.raises(WrnbError, match="has no layer1.3.conv1.weight"): load_model(f"resnet32@{CHECKPOINT}", 10)
+    with pytest.raises(WrnbError, match="has no layer1.3.conv1.weight"):
+        load_model(f"resnet32@{CHECKPOINT}", 10)
 
 
 @needs_checkpoint
@@ -53,8 +55,10 @@ def test_cut_anywhere_it_is_refused(tmp_path, kind):
     "A single line each time, never a half-loaded model or another exception (a pickle cut within a name has an unknown name)"
     model, path = load_model(f"resnet20@{CHECKPOINT}", 10), Path(CHECKPOINT)
     if kind == "ours": path = save_weights(model, tmp_path/"whole.safetensors")
-    data, cut, before = path.read_bytes(), tmp_path/f"cut{path.suffix}", weights_hash(model)
-    for n in [0, 1, 2, 7, 8, 9, 64, 200, *range(300, 3000, 7), *range(3000, len(data), len(data)//32)]:
+    data, before = path.read_bytes(), weights_hash(model)
+    cut = tmp_path/f"cut{path.suffix}"
+    header = [0, 1, 2, 7, 8, 9, 64, 200, *range(300, 3000, 7)]
+    for n in [*header, *range(3000, len(data), len(data)//32)]:
         cut.write_bytes(data[:n])
         with pytest.raises(WrnbError, match="is damaged or no checkpoint|is refused") as e: load_weights(model, cut)
         assert "\n" not in str(e.value)

@@ -253,8 +253,8 @@ def test_what_several_processes_cannot_do_is_said(one_of_two, monkeypatch, tmp_p
         with pytest.raises(WrnbError, match=what): f()
     refuses("2 processes can share work only in a run folder: give --out", lambda: score_robustness(net, digits, n_neighbors=2))
     refuses("training in 2 processes needs MASTER_ADDR", lambda: train(net, digits, test, bs=32))
-    refuses("bs=33 images a step cannot be shared evenly by 2 processes", lambda: train(net, digits, test, bs=33))
-    refuses("bs=65 images a step cannot be shared evenly", lambda: train(net, digits, test, bs=128))
+    refuses("bs=33 images per step cannot be shared evenly by 2 processes", lambda: train(net, digits, test, bs=33))
+    refuses("bs=65 images per step cannot be shared evenly", lambda: train(net, digits, test, bs=128))
     monkeypatch.setitem(sys.modules, "accelerate", None)
     refuses("pip install accelerate", lambda: train(net, digits, test, bs=32))
     assert main(["corrupt", "digits", "--out", str(tmp_path/"c"), "--limit", "2"]) == 2 and "one process" in capsys.readouterr().err
@@ -303,9 +303,11 @@ def enhanced(folder, dies):
     import wrnb.enhancement as e
     digits, test = load_data("digits", limit=128, test_limit=20); torch.manual_seed(1)
     real, views = e.train, e.Perturbed.views
-    def bare_views(self, model, *args): assert not isinstance(model, torch.nn.parallel.DistributedDataParallel); return views(self, model, *args)
-    e.Perturbed.views = bare_views
-    def mortal(*args): return real(*args[:7], [*args[7], *([Die()] if dies else [])], *args[8:])
+    def unwrapped_views(self, model, *args):
+        assert not isinstance(model, torch.nn.parallel.DistributedDataParallel)
+        return views(self, model, *args)
+    e.Perturbed.views = unwrapped_views
+    def mortal(*args, cbs, **kwargs): return real(*args, cbs=[*cbs, *([Die()] if dies else [])], **kwargs)
     e.train = mortal
     try: learn = enhance(load_model("digits_net", 10), strategy="adversarial", ds=digits, test=test, epochs=3, bs=32, out=folder, device="cpu")
     except WrnbError as error: print(error); return 2
