@@ -76,13 +76,14 @@ def complaint(capsys, *argv):
 
 
 def as_arguments(line):
-    "A command's line with the options named as the Python arguments: `--batch-size 0` is `batch_size=0`"
-    return re.sub(r"--([a-z][a-z-]*)[= ]", lambda option: option[1].replace("-", "_") + "=", line)
+    "A line with options named as the Python arguments: `--batch-size 0` is `batch_size=0`, and `-k 5` is `k=5`"
+    line = re.sub(r"(?<![\w-])--?([a-z][a-z-]*)[= ]", lambda option: option[1].replace("-", "_") + "=", line)
+    return line.replace("DATA ", "data=").replace("'", "")
 
 
 def says(line, words):
     "Does a command's line say this, whether it names the option or the argument?"
-    return words in line or words in as_arguments(line)
+    return as_arguments(words) in as_arguments(line)
 
 
 # --- what is left ---------------------------------------------------------------------------------
