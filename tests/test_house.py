@@ -17,8 +17,9 @@ import tools.readme
 from tools import house
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = """core randomness runs data networks models pretrained inference training scoring weak corruptions attacks
-    measurement validation enhancement corrupted_sets benchmark loop report cli""".split()
+ROOMS = """core randomness runs pictures images image_sets folders learners data networks models pretrained inference
+    training scoring weak corruptions attacks measurement validation enhancement archives corrupted_sets evaluation
+    benchmark loop report cli""".split()
 DOORS = ("loop", "report", "cli")  # rooms with names that `from wrnb.all import *` does not give
 SETTINGS = ConfigParser(delimiters="=", interpolation=None)
 SETTINGS.read(ROOT/"settings.ini", encoding="utf-8")
