@@ -97,6 +97,11 @@ def test_every_room_is_in_a_group_and_in_the_sidebar():
     assert all(f"- {room}\n" in bar for room in rooms)
 
 
+def test_the_landing_page_lists_every_room():
+    text = (CFG.nbs_path/CFG.readme_nb).read_text()
+    assert not [p.name for p in CFG.nbs_path.glob("[0-9]*.ipynb") if f"]({p.name})" not in text]
+
+
 def test_a_room_without_a_group_is_a_mistake():
     with pytest.raises(ValueError, match="no place for attic"): grouped([("attic.ipynb", "attic", "")])
 

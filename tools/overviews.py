@@ -18,7 +18,8 @@ SECTIONS = dict(  # folder: title, line, pages in the order of reading (others f
     reference=("Reference", "Every room of the package and what it gives", ""))
 GROUPS = {  # group of rooms: its rooms, from left to right
     "Foundations": "core randomness runs",
-    "Images and classifiers": "data networks models pretrained inference training",
+    "Images and classifiers": "pictures images image_sets folders learners data "
+                              "networks models pretrained inference training",
     "Weak samples": "scoring weak",
     "Perturbations": "corruptions attacks",
     "Weaknesses": "measurement validation enhancement",
