@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-import wrnb.data
+import wrnb.image_sets
 from wrnb.corrupted_sets import C_BAR, corrupted_set, save_corrupted
 from wrnb.benchmark import evaluate, read_evaluation
 from wrnb.core import WrnbError
@@ -91,7 +91,7 @@ def test_only_the_classes_asked_for_are_read(tmp_path):
 
 def test_pictures_are_decoded_when_they_are_asked_for(tmp_path, monkeypatch):
     path = write_pictures(tmp_path/"set", FIFTEEN, 16); got, read = corrupted_set(path), []
-    monkeypatch.setattr(wrnb.data, "read_image", lambda p, size=None, f=wrnb.data.read_image: (read.append(p), f(p, size))[1])
+    monkeypatch.setattr(wrnb.image_sets, "read_image", lambda p, size=None, f=wrnb.image_sets.read_image: (read.append(p), f(p, size))[1])
     ds = got.images("snow", 2); assert not read
     ds[3]; assert {p.relative_to(path).as_posix() for p in read} <= {"snow/2/n02/b.JPEG", "snow/2/n01/a.JPEG"}
 

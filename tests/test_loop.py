@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-import wrnb.data, wrnb.scoring
+import wrnb.folders, wrnb.scoring
 from wrnb.cli import main
 from wrnb.core import WrnbError
 from wrnb.runs import Run
@@ -369,7 +369,7 @@ def test_pictures_of_every_mode_are_converted(bad, tmp_path):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_truncated_picture_loses_nothing(workers, bad, tmp_path, capsys, monkeypatch):
     "Pictures that are read when their block comes: the blocks before it stay, and the mended set goes on"
-    monkeypatch.setattr(wrnb.data, "_IN_MEMORY", 0); monkeypatch.setattr(wrnb.scoring, "_BLOCK", 2)
+    monkeypatch.setattr(wrnb.folders, "_IN_MEMORY", 0); monkeypatch.setattr(wrnb.scoring, "_BLOCK", 2)
     data, run = pictures(tmp_path/"data"), tmp_path/"run"
     whole = (data/"train/dog/2.png").read_bytes(); cut(data/"train/dog/2.png")
     command = ["score", str(data), "--model", f"digits_net@{bad}/two.safetensors", "--n-neighbors", "5", "--workers", str(workers), "--out"]

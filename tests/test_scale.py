@@ -236,8 +236,8 @@ def test_a_bad_image_ends_the_process_that_met_it(members, tmp_path):
 
 def score_files(data, out):
     "Of a set whose pictures stay in their files"
-    import wrnb.data
-    wrnb.data._IN_MEMORY = 0
+    import wrnb.folders
+    wrnb.folders._IN_MEMORY = 0
     return main(["score", str(data), "--model", f"digits_net@{out}/two.safetensors", "--out", str(out/"run"), "--n-neighbors", "2"])
 
 
