@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALEXNET_ERRORS', 'Evaluation', 'evaluate', 'read_evaluation', 'compare']
 
-# %% ../nbs/17_benchmark.ipynb #9143b7c0
+# %% ../nbs/17_benchmark.ipynb #9dd45135
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,11 +20,12 @@ from .data import as_images, images_of
 from .models import untouched
 from .inference import check_precision
 from .corruptions import CORRUPTIONS
-from .measurement import mean_error, panel_of, warn_if_flat, weighted_error
+from .measurement import (
+    as_tuple, mean_error, numbered_as, panel_of, warn_if_flat, warn_of_chance, weighted_error)
 from .corrupted_sets import FIFTEEN
 from .evaluation import (
-    as_tuple, attack_parts, attacks_on, by_name, cells_of, check_different, corruption_parts,
-    images_to_measure, known_classes, measure, prepared, record_of, warn_of_chance)
+    attack_parts, attacks_on, by_name, cells_of, check_different, corruption_parts,
+    images_to_measure, known_classes, measure, prepared, record_of)
 
 # %% ../nbs/17_benchmark.ipynb #f382493f
 @dataclass
@@ -39,7 +40,7 @@ class Evaluation:
     @property
     def models(self): return list(dict.fromkeys(self.table.model))
 
-# %% ../nbs/17_benchmark.ipynb #95d66e7c
+# %% ../nbs/17_benchmark.ipynb #a4665ab3
 def evaluate(
     models:dict, # name -> Learner or model, or one alone; attacks on the first are transferred to the others
     test:Dataset, # test images, or a `CorruptedSet`
@@ -69,7 +70,7 @@ def evaluate(
         if run and not run.claim("evaluate", record, how["device"]): return read_evaluation(run.path)
         panel = panel_of(nets, precision, compile, **how)
         if kinds: warn_if_flat(panel, test)
-        fit_on = test if fit_on is None else as_images(fit_on)
+        fit_on = test if fit_on is None else numbered_as(as_images(fit_on), known_classes(test), "fit_on=")
         parts = corruption_parts(panel, cells) | attack_parts(panel, kinds, test, fit_on)
         table = measure(parts, run and run.parts("evaluate"))
         warn_of_chance(table, models, known_classes(test))
