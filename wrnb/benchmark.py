@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ALEXNET_ERRORS', 'Evaluation', 'evaluate', 'read_evaluation', 'compare']
 
-# %% ../nbs/17_benchmark.ipynb #9dd45135
+# %% ../nbs/17_benchmark.ipynb #4a05d576
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,10 +21,10 @@ from .models import untouched
 from .inference import check_precision
 from .corruptions import CORRUPTIONS
 from .measurement import (
-    as_tuple, mean_error, numbered_as, panel_of, warn_if_flat, warn_of_chance, weighted_error)
+    as_tuple, count_classes, mean_error, numbered_as, panel_of, warn_if_flat, warn_of_chance, weighted_error)
 from .corrupted_sets import FIFTEEN
 from .evaluation import (
-    attack_parts, attacks_on, by_name, cells_of, check_different, corruption_parts,
+    attack_parts, attacks_on, by_name, cells_of, check_different, corruption_parts, first_images,
     images_to_measure, known_classes, measure, prepared, record_of)
 
 # %% ../nbs/17_benchmark.ipynb #f382493f
@@ -40,7 +40,7 @@ class Evaluation:
     @property
     def models(self): return list(dict.fromkeys(self.table.model))
 
-# %% ../nbs/17_benchmark.ipynb #a4665ab3
+# %% ../nbs/17_benchmark.ipynb #5fb3099c
 def evaluate(
     models:dict, # name -> Learner or model, or one alone; attacks on the first are transferred to the others
     test:Dataset, # test images, or a `CorruptedSet`
@@ -73,7 +73,8 @@ def evaluate(
         fit_on = test if fit_on is None else numbered_as(as_images(fit_on), known_classes(test), "fit_on=")
         parts = corruption_parts(panel, cells) | attack_parts(panel, kinds, test, fit_on)
         table = measure(parts, run and run.parts("evaluate"))
-        warn_of_chance(table, models, known_classes(test))
+        first = next(iter(nets.values()))
+        warn_of_chance(table, models, count_classes(first, first_images(test), how["device"]))
     if not run: return Evaluation(table, **_known(record))
     if first_process(): write_table(table, run/"evaluation.csv")
     run.finish("evaluate")

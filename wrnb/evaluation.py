@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ATTACKED_BY']
 
-# %% ../nbs/16_evaluation.ipynb #381563c4
+# %% ../nbs/16_evaluation.ipynb #09036ae5
 from collections.abc import Mapping
 from functools import partial
 
@@ -16,10 +16,11 @@ from torch.utils.data import Dataset
 from .core import WrnbError, check_range, check_whole
 from .runs import in_parts
 from .data import as_images, class_order, classes_of, data_hash, images_of
-from .models import as_model, check_classifier, logits_in, weights_hash
+from .models import as_model, logits_in, weights_hash
+from .inference import check_classifier
 from .corruptions import corruptions, pick_preset
 from .attacks import attacks
-from .measurement import Clean, as_tuple, attack_rows, corruption_rows
+from .measurement import Clean, as_tuple, attack_rows, corruption_rows, count_classes
 from .corrupted_sets import CorruptedSet, check_families, check_size, family_of, kind_of
 
 # %% ../nbs/16_evaluation.ipynb #5f353e1f
@@ -140,16 +141,15 @@ def attacks_on(
         raise WrnbError("a corrupted set is not attacked: give the clean images, or no attacks")
     return attacks(names, radii)
 
-# %% ../nbs/16_evaluation.ipynb #73400f55
+# %% ../nbs/16_evaluation.ipynb #b2da4e14
 def _describe(test, net, device):
     "What the run folder records of the test images"
     if isinstance(test, CorruptedSet):
         has_clean = test.clean is not None
         return dict(n=len(test), data=test.identity, source=test.source, kind=test.kind, clean=has_clean)
-    x, preset = test[0][0][None], pick_preset(min(test[0][0].shape[1:]))
-    with torch.inference_mode(): n_classes = logits_in(net(x.to(device))).shape[1]
+    preset = pick_preset(min(test[0][0].shape[1:]))
     return dict(n=len(test), data=data_hash(test), source="made in memory",
-                preset=preset, kind=kind_of(preset, n_classes))
+                preset=preset, kind=kind_of(preset, count_classes(net, test, device)))
 
 def _search_settings(p):
     "What the run folder records of an attack"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['wrong_under', 'Clean', 'measured', 'fitted']
 
-# %% ../nbs/13_measurement.ipynb #6954752f
+# %% ../nbs/13_measurement.ipynb #b7a3905c
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -20,7 +20,8 @@ from torch.utils.data import Dataset
 from .core import WrnbError, plain_number, wilson
 from .runs import COLUMNS
 from .data import Images, as_images, batches, class_order, classes_of
-from .models import as_model, check_logits, logits_in, untouched, warn_if_chance
+from .models import as_model, check_logits, logits_in, untouched
+from .pretrained import warn_if_chance
 from .inference import InferenceModel
 from .attacks import Attack, AutoAttack, worst_case
 
@@ -277,12 +278,21 @@ def numbered_as(
     order = class_order(classes, own, f"the data that {whose} goes with")
     return Images(ds, order, classes)
 
-# %% ../nbs/13_measurement.ipynb #e2bec5fe
+# %% ../nbs/13_measurement.ipynb #f447fe55
+def count_classes(
+    net:torch.nn.Module, # a classifier of the images
+    ds:Dataset, # images
+    device:torch.device="cpu", # where the classifier is
+)->int:
+    "The number of classes: of the images' names, or, if they have none, of the classifier's outputs"
+    if classes_of(ds): return len(classes_of(ds))
+    with torch.inference_mode(): return logits_in(net(ds[0][0][None].to(device))).shape[1]
+
 def warn_of_chance(
     table:pd.DataFrame, # rows
     models:dict, # name -> model
-    classes:list, # names of the images' classes; None: they are not known
+    n_classes:int, # of the images
 ):
     "Warn of models whose clean error on the test images is near that of guessing"
     clean = table[(table.family == "clean") & (table.subset == "test") & table.model.isin(list(models))]
-    for r in clean.itertuples(): warn_if_chance(r.error, classes and len(classes), models[r.model], r.n)
+    for r in clean.itertuples(): warn_if_chance(r.error, n_classes, models[r.model], r.n)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FAMILIES', 'RULES', 'three_subsets', 'all_perturbations', 'Validation', 'validate', 'read_validation']
 
-# %% ../nbs/14_validation.ipynb #94c729d3
+# %% ../nbs/14_validation.ipynb #22dcdd3a
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -24,12 +24,12 @@ from torch.utils.data import Dataset
 from .core import WrnbError, check_range, check_whole, first_process, pick_device, wait_for
 from .runs import Run, in_parts, read_json, read_table, write_atomic, write_table
 from .data import data_hash, images_of, indices, subset
-from .models import as_model, check_classifier, untouched, weights_hash
-from .inference import check_precision
+from .models import as_model, untouched, weights_hash
+from .inference import check_classifier, check_precision
 from .corruptions import CORRUPTIONS, corruptions
 from .attacks import attacks
 from .measurement import (
-    Clean, as_tuple, measured, numbered_as, panel_of, warn_if_flat, warn_of_chance)
+    Clean, as_tuple, count_classes, measured, numbered_as, panel_of, warn_if_flat, warn_of_chance)
 
 # %% ../nbs/14_validation.ipynb #d908f1f3
 def three_subsets(
@@ -209,7 +209,7 @@ def _digest(values):
     "16 hexadecimal digits that stand for a list of values in config.json"
     return blake2b(" ".join(map(str, values)).encode(), digest_size=8).hexdigest()
 
-# %% ../nbs/14_validation.ipynb #5c609b7c
+# %% ../nbs/14_validation.ipynb #06bf04ff
 def validate(
     model, # a fastai Learner, or an nn.Module from [0,1] pixels to logits
     weak:np.ndarray, # weak samples: indices from `Scores.weakest`, or a mask with one True or False per training image
@@ -242,7 +242,7 @@ def validate(
         if not run or run.claim("validate", options, how["device"]):
             panel = panel_of({str(name): net}, precision, compile, **how)
             table = _measure(panel, subsets, kinds, run and run.parts("validate"))
-            warn_of_chance(table, {str(name): model}, ds.classes)
+            warn_of_chance(table, {str(name): model}, count_classes(net, test, how["device"]))
             if not run: return validation(table)
             _finish(table, rule, run)
     kept = validation(read_table(run/"validation.csv"))
