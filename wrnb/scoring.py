@@ -44,7 +44,6 @@ def neighbors(
         torch.add(xb, step, out=o).clamp_(0, 1)
     return out
 
-# %% ../nbs/09_scoring.ipynb #d513c33a
 def neighbor_keys(
     x:torch.Tensor, # images, [N, 3, height, width], in [0, 1]
     n_neighbors:int, # neighbours per image
@@ -80,12 +79,6 @@ class _Scorer:
     device:torch.device="cpu" # where to compute
 
 # %% ../nbs/09_scoring.ipynb #f95903d8
-def _check_labels(logits, y):
-    "Raise `WrnbError` if a label has no logit"
-    n = logits.shape[1]
-    if y.max() >= n or y.min() < 0:
-        raise WrnbError(f"label {int(y.max())} is outside the model's {n} outputs: correct one of them")
-
 @patch
 def _predictions(self:_Scorer, block):
     "Predictions for the images themselves"
@@ -93,8 +86,9 @@ def _predictions(self:_Scorer, block):
     starts = range(0, len(block.x), self.batch_size)
     for start, x, y in zip(starts, block.x.split(self.batch_size), block.y.split(self.batch_size)):
         with torch.inference_mode(): logits = self.forward(x)
-        check_logits(logits, classes and len(classes), block.ids[start:])
-        _check_labels(logits, y)
+        n = check_logits(logits, classes and len(classes), block.ids[start:]).shape[1]
+        if not 0 <= y.min() <= y.max() < n:
+            raise WrnbError(f"label {int(y.max())} is outside the model's {n} outputs: correct one of them")
         preds.append(logits.argmax(1))
     return torch.cat(preds).cpu().numpy()
 
@@ -126,9 +120,7 @@ def _tally(ms, i, n_images):
     return dict(zip(_TALLIED, (count(), wrong, count(ms), count(ms*ms))))
 
 # %% ../nbs/09_scoring.ipynb #9f1a87ac
-def _ids(ds):
-    "The names of the images; their numbers if they have no names"
-    return getattr(ds, "ids", None) or [str(i) for i in range(len(ds))]
+def _ids(ds): return getattr(ds, "ids", None) or [str(i) for i in range(len(ds))]
 
 def _score_table(ds, t, eps=None, certify=None):
     "The columns of scores.parquet from the tally of every image"
@@ -141,6 +133,8 @@ def _score_table(ds, t, eps=None, certify=None):
     return t.assign(radius_l2=radius)
 
 # %% ../nbs/09_scoring.ipynb #57c849cb
+_BLOCK = 128  # images per block; no option, since a resumed run promises the same bytes
+
 @patch
 def _parts(self:_Scorer, lists, tally, label):
     "A tally of each list of images, saved in `folder` as soon as it is done"
@@ -207,15 +201,16 @@ def _expected_recall(mean, n, square, chosen):
 
 # %% ../nbs/09_scoring.ipynb #86086b58
 _FAILURE = .05  # chance that any of a search's bounds fails
+_Search = namedtuple("_Search", "k first budget recall tolerance", defaults=(None, None))
 _Standing = namedtuple("_Standing", "chosen low high boundary tolerance recall")
 
-def _standing(n, total, square, first, k):
+def _standing(n, total, square, search):
     "Which images are chosen, and how sure that is"
-    mean = total/n
+    mean, k = total/n, search.k
     order = np.argsort(-mean, kind="stable")
     chosen = np.zeros(len(n), bool)
     chosen[order[:k]] = True
-    rung = np.searchsorted(_ladder(first, n.max()), n) + 1
+    rung = np.searchsorted(_ladder(search.first, n.max()), n) + 1
     low, high = kl_bounds(mean, n, np.log(2*len(n)*rung*(rung+1)/_FAILURE))
     now = _Standing(chosen, low, high, boundary=mean.min(), tolerance=0., recall=1.)
     if k == len(n): return now
@@ -223,20 +218,23 @@ def _standing(n, total, square, first, k):
                         tolerance=max(0., high[~chosen].max() - low[chosen].min()),
                         recall=_expected_recall(mean, n, square, chosen))
 
+def _ends(search, now):
+    "Has the search found what was asked for?"
+    if search.recall and now.recall >= search.recall: return True
+    return now.tolerance <= (search.tolerance or 0)
+
 # %% ../nbs/09_scoring.ipynb #5aa41634
 _ROWS = 512  # forward passes per part of a round; a round has a multiple of it
 
-def _reach(n, mean, now, narrow):
-    "How far each image's interval reaches over the boundary, from the side where its mean lies"
-    low, high = kl_bounds(mean, n, 1.5) if narrow else (now.low, now.high)
-    return np.where(now.chosen, now.boundary - low, high - now.boundary)
-
-def _climbers(n, reach, first, left, spent):
-    "Which images get more neighbours, and how many they then have; none if too few passes are `left`"
+def _climbers(n, mean, now, search, spent):
+    "Which images get more neighbours, and how many they then have; none if the budget is spent"
+    low, high = (now.low, now.high) if search.tolerance else kl_bounds(mean, n, 1.5)
+    reach = np.where(now.chosen, now.boundary - low, high - now.boundary)
     order = np.argsort(-reach, kind="stable")
-    ladder = _ladder(first, n.max())
+    ladder = _ladder(search.first, n.max())
     goal = ladder[np.searchsorted(ladder, n) + 1]
     costs = np.cumsum((goal - n)[order])
+    left = search.budget - spent
     rows = min(left, max(1, spent//24//_ROWS)*_ROWS)
     picks = np.sort(order[:max(1, (costs <= rows).sum())])
     if costs[0] > left: picks = order[:0]
@@ -256,14 +254,6 @@ def _more_neighbors(self:_Scorer, name, idxs, begin, end):
         return _tally(self._ms(block, own, q[rows[part]]), own, len(block.x))
     return self._parts(lists, tally, name)
 
-# %% ../nbs/09_scoring.ipynb #4d96d3bd
-_Search = namedtuple("_Search", "k first budget recall tolerance", defaults=(None, None))
-
-def _ends(search, now):
-    "Has the search found what was asked for?"
-    if search.recall and now.recall >= search.recall: return True
-    return now.tolerance <= (search.tolerance or 0)
-
 # %% ../nbs/09_scoring.ipynb #f33e20d1
 def _round(now, n, total, **spent):
     "A row of search.csv"
@@ -280,12 +270,11 @@ def _find_weakest(scorer, search):
         raise WrnbError(f"top_k={search.k} is larger than the {len(right)} classified correctly: lower it")
     while True:
         n, total, square = (t[c][right] for c in ("n_neighbors", "total", "square"))
-        now = _standing(n, total, square, search.first, search.k)
+        now = _standing(n, total, square, search)
         spent = len(scorer.ds) + t["n_neighbors"].sum()
         rounds.append(_round(now, n, total, round=len(rounds), images=len(picks), forwards=spent))
         if _ends(search, now): break
-        reach = _reach(n, total/n, now, narrow=search.tolerance is None)
-        picks, goal = _climbers(n, reach, search.first, search.budget - spent, spent)
+        picks, goal = _climbers(n, total/n, now, search, spent)
         if not len(picks): break
         more = scorer._more_neighbors(f"round-{len(rounds):03d}", right[picks], n[picks], goal)
         for c in _TALLIED: np.add.at(t[c], more["index"], more[c])
@@ -331,12 +320,11 @@ def _check_options(eps, n_neighbors, noise, precision, certify):
         raise WrnbError(f"certify= needs noise=gaussian, not {noise}: give that, or leave out certify=")
     check_range("certify", certify, .5, 1-1e-9)
 
-# %% ../nbs/09_scoring.ipynb #45ed2f91
 def _given(**options):
     "The options that are not None"
     return {k: v for k, v in options.items() if v is not None}
 
-def _search(n_images, n_neighbors, top_k, budget, recall, tolerance, certify):
+def _search(n_images, n_neighbors, top_k, certify, budget=None, recall=None, tolerance=None):
     "The search that was asked for, or None; raises `WrnbError` if an option is out of its range"
     stops = list(_given(budget=budget, recall=recall, tolerance=tolerance))
     if top_k is None and not stops: return None
@@ -352,9 +340,6 @@ def _search(n_images, n_neighbors, top_k, budget, recall, tolerance, certify):
     elif recall or tolerance: budget = np.inf
     else: budget = max(51*n_images//6, least)
     return _Search(top_k, n_neighbors, budget, recall, tolerance)
-
-# %% ../nbs/09_scoring.ipynb #d07c4e43
-_BLOCK = 128  # images per block; no option, since a resumed run promises the same bytes
 
 # %% ../nbs/09_scoring.ipynb #edec1e7a
 def _claim(run, options, model, ds, device):
@@ -400,10 +385,10 @@ def score_robustness(
     device, ds = pick_device(device), images_of(model, ds)
     check_range("batch_size", batch_size, 1)
     _check_options(eps, n_neighbors, noise, precision, certify)
-    search = _search(len(ds), n_neighbors, top_k, budget, recall, tolerance, certify)
+    stops = dict(budget=budget, recall=recall, tolerance=tolerance)
+    search = _search(len(ds), n_neighbors, top_k, certify, **stops)
     options = dict(eps=eps, n_neighbors=n_neighbors, noise=noise, seed=seed, precision=precision)
-    asked = dict(top_k=top_k, budget=budget, recall=recall, tolerance=tolerance, certify=certify)
-    options |= _given(**asked)
+    options |= _given(top_k=top_k, **stops, certify=certify)
     run = Run(out) if out else None
     if run and not _claim(run, options, model, ds, device): return _saved(run, ds, options)
     forward, folder = InferenceModel(model, device, precision, compile), run and run.parts("score")
