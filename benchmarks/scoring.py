@@ -30,7 +30,8 @@ import torch
 from wrnb.core import pick_device
 
 from wrnb.runs import provenance
-from wrnb.data import ImageSet, _checked_batches, load_data
+from wrnb.data import ImageSet, load_data
+from wrnb.image_sets import _checked_batches
 from wrnb.pretrained import load_model
 from wrnb.inference import PRECISIONS, InferenceModel
 from wrnb.scoring import neighbor_keys, neighbors, score_robustness

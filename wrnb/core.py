@@ -22,10 +22,8 @@ import torch
 class WrnbError(Exception):
     "Bad input: one line that names the argument or file and says what to do"
 
-# %% ../nbs/00_core.ipynb #8bec184e
-def plain_number(
-    value, # anything
-):
+# %% ../nbs/00_core.ipynb #a24c959b
+def plain_number(value):
     "Python's own number for a NumPy or torch scalar; anything else comes back as it is"
     is_scalar = isinstance(value, (np.generic, np.ndarray, torch.Tensor)) and value.ndim == 0
     return value.item() if is_scalar else value
@@ -135,15 +133,14 @@ class Process(NamedTuple):
     world:int=1 # number of processes
     local:int=0 # its number on its machine, which is that of its GPU
 
-# %% ../nbs/00_core.ipynb #42e0db82
+# %% ../nbs/00_core.ipynb #53ceb2f6
 def _environment_number(names):
     "The number in the first of these environment variables that is set; None if none is"
     name = next((n for n in names if n in os.environ), None)
     if name is None: return None
     value = os.environ[name]
     if not value.isdigit():
-        raise WrnbError(f"{name}={value} in the environment is not a number: "
-                        "start with accelerate launch, or correct it")
+        raise WrnbError(f"{name}={value} in the environment is not a number: start with accelerate launch, or correct it")
     return int(value)
 
 # %% ../nbs/00_core.ipynb #80df2687

@@ -6,9 +6,10 @@
 __all__ = ['PROTOCOLS', 'STRATEGIES', 'random_crop', 'random_flip', 'augmix', 'jensen_shannon', 'Perturbed', 'Consistency',
            'TermsCallback', 'guidance', 'HeadFirstCallback', 'enhance']
 
-# %% ../nbs/15_enhancement.ipynb #9cb34d67
+# %% ../nbs/15_enhancement.ipynb #c07a817e
 import copy, random
 from dataclasses import dataclass
+from itertools import chain
 from math import log, pi
 
 from fastai.callback.core import Callback
@@ -20,7 +21,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as tv
 
-from .core import WrnbError, check_range, pick_device, this_process
+from .core import WrnbError, check_choice, check_range, pick_device, this_process
 from .runs import Run
 from .data import data_hash, images_of
 from .models import as_model, load_weights, weights_hash
@@ -32,13 +33,16 @@ from .validation import Validation
 # %% ../nbs/15_enhancement.ipynb #ba9d6136
 def random_crop(
     x:torch.Tensor, # images, [N, 3, height, width], in [0, 1]
-    pad:int=4, # pixels of black around the image
+    pad:int=4, # black pixels around the image, 0 or more
 )->torch.Tensor: # as `x`
-    "Shift each image by up to `pad` pixels, as in He et al. 2016, section 4.2"
-    n, _, h, w = x.shape; x = F.pad(x, (pad,)*4)
+    "Shift each image by up to `pad` pixels (He et al. 2016, section 4.2)"
+    n, _, h, w = x.shape
+    x = F.pad(x, (pad,)*4)
     dy, dx = torch.randint(0, 2*pad+1, (2, n, 1, 1), device=x.device)
-    rows, cols = torch.arange(h, device=x.device)[:, None] + dy, torch.arange(w, device=x.device) + dx
-    return x[torch.arange(n, device=x.device)[:, None, None], :, rows, cols].permute(0, 3, 1, 2)
+    image = torch.arange(n, device=x.device)[:, None, None]
+    rows = torch.arange(h, device=x.device)[:, None] + dy
+    cols = torch.arange(w, device=x.device) + dx
+    return x[image, :, rows, cols].permute(0, 3, 1, 2)
 
 # %% ../nbs/15_enhancement.ipynb #34bbf6d1
 def random_flip(
@@ -52,36 +56,49 @@ def _affine(x, m):
     "Each image moved by its 2 x 3 matrix (output to input, in [-1, 1] coordinates), black outside"
     return F.grid_sample(x, F.affine_grid(m, x.shape, align_corners=False), align_corners=False)
 
-# %% ../nbs/15_enhancement.ipynb #82d5cf6c
+# %% ../nbs/15_enhancement.ipynb #b818d80a
+_SHAPES = ["rotate", "shear_x", "shear_y", "translate_x", "translate_y"]
+
 def _geometry(kind, level):
-    "Affine matrices of rotate, shear_x, shear_y, translate_x, translate_y for each image"
+    "Affine matrices, [N, 2, 3], with a random sign for each image; `kind` numbers `_SHAPES`"
     sign = torch.where(torch.rand_like(level) < .5, -1., 1.)
-    a = sign*(level*3).floor()*pi/180
-    one, zero, shear, shift = torch.ones_like(a), torch.zeros_like(a), sign*level*.03, sign*(level/10*2/3)
-    rows = torch.stack([torch.stack(r, -1) for r in (
-        (a.cos(), -a.sin(), zero, a.sin(), a.cos(), zero), (one, shear, zero, zero, one, zero), (one, zero, zero, shear, one, zero),
-        (one, zero, shift, zero, one, zero), (one, zero, zero, zero, one, shift))])
+    angle = sign*(level*3).floor()*pi/180
+    shear = sign*level*.03
+    shift = sign*(level/10*2/3)
+    cos, sin = angle.cos(), angle.sin()
+    one, zero = torch.ones_like(angle), torch.zeros_like(angle)
+    rows = torch.stack([torch.stack(row, -1) for row in (
+        (cos, -sin, zero, sin, cos, zero),
+        (one, shear, zero, zero, one, zero),
+        (one, zero, zero, shear, one, zero),
+        (one, zero, shift, zero, one, zero),
+        (one, zero, zero, zero, one, shift))])
     return rows[kind, torch.arange(len(level), device=level.device)].view(-1, 2, 3)
 
-# %% ../nbs/15_enhancement.ipynb #2733c9f2
-def _col(v): return v.view(-1, 1, 1, 1)
+# %% ../nbs/15_enhancement.ipynb #a3b8b383
+def _per_image(v): return v.view(-1, 1, 1, 1)
+
+def _autocontrast(x, level): return tv.autocontrast(x)
+
+def _equalize(x, level): return tv.equalize((x*255).round().byte())/255
 
 def _posterize(x, level):
-    step = _col(2**(4 + (level*.4).floor()))
+    step = _per_image(2**(4 + (level*.4).floor()))
     return (x*255/step).floor()*step/255
 
-def _solarize(x, level): return torch.where(x*255 >= _col(256 - (level*25.6).floor()), 1-x, x)
+def _solarize(x, level):
+    threshold = _per_image(256 - (level*25.6).floor())
+    return torch.where(x*255 >= threshold, 1-x, x)
 
-_TONES = dict(autocontrast=lambda x, level: tv.autocontrast(x), equalize=lambda x, level: tv.equalize((x*255).round().byte())/255,
-              posterize=_posterize, solarize=_solarize)
-_SHAPES = ["rotate", "shear_x", "shear_y", "translate_x", "translate_y"]
+_TONES = dict(
+    autocontrast=_autocontrast, equalize=_equalize, posterize=_posterize, solarize=_solarize)
 
 # %% ../nbs/15_enhancement.ipynb #b84f9c6a
 def _augment_step(x, kind, level):
-    "One operation on each image: number `kind` of `_TONES`, then of `_SHAPES`"
+    "One operation on each image: `kind` numbers `_TONES`, then `_SHAPES`"
     x = x.clone()
-    for k, tone in enumerate(_TONES.values()):
-        i = (kind == k).nonzero().flatten()
+    for number, tone in enumerate(_TONES.values()):
+        i = (kind == number).nonzero().flatten()
         if len(i): x[i] = tone(x[i], level[i])
     i = (kind >= len(_TONES)).nonzero().flatten()
     if len(i): x[i] = _affine(x[i], _geometry(kind[i]-len(_TONES), level[i]))
@@ -90,26 +107,30 @@ def _augment_step(x, kind, level):
 # %% ../nbs/15_enhancement.ipynb #b5fe86f2
 def augmix(
     x:torch.Tensor, # images, [N, 3, height, width], in [0, 1]
-    severity:float=3, # strength of the operations, 0.1 to 10; the paper has 3 on CIFAR, 1 on ImageNet
-    width:int=3, # chains an image
-    depth:int=3, # longest chain
+    severity:float=3, # of the operations, 0.1 to 10; the paper has 3 on CIFAR, 1 on ImageNet
+    width:int=3, # chains per image
+    depth:int=3, # length of the longest chain
 )->torch.Tensor: # as `x`
-    "AugMix views, each image with its own chains (Hendrycks et al. 2020, algorithm 1); draws from torch's generator"
-    n, dev = len(x), x.device
-    chains, length = x.repeat(width, 1, 1, 1), torch.randint(1, depth+1, (n*width,), device=dev)
+    "AugMix views (Hendrycks et al. 2020, algorithm 1), each image with its own chains"
+    n, device, n_kinds = len(x), x.device, len(_TONES) + len(_SHAPES)
+    chains = x.repeat(width, 1, 1, 1)
+    length = torch.randint(1, depth+1, (n*width,), device=device)
     for step in range(depth):
         i = (length > step).nonzero().flatten()
-        level = .1 + (severity - .1)*torch.rand(len(i), device=dev)
-        chains[i] = _augment_step(chains[i], torch.randint(0, len(_TONES)+len(_SHAPES), (len(i),), device=dev), level)
-    w = torch._sample_dirichlet(torch.ones(n, width, device=dev)).T.reshape(width, n, 1, 1, 1)
-    m = torch.rand(n, 1, 1, 1, device=dev)  # Beta(1, 1)
-    return ((1-m)*x + m*(w*chains.view(width, n, *x.shape[1:])).sum(0)).clamp(0, 1)
+        level = .1 + (severity - .1)*torch.rand(len(i), device=device)
+        kind = torch.randint(0, n_kinds, (len(i),), device=device)
+        chains[i] = _augment_step(chains[i], kind, level)
+    weights = torch._sample_dirichlet(torch.ones(n, width, device=device))
+    weights = weights.T.reshape(width, n, 1, 1, 1)
+    mixed = (weights*chains.view(width, n, *x.shape[1:])).sum(0)
+    share = torch.rand(n, 1, 1, 1, device=device)  # Beta(1, 1)
+    return ((1-share)*x + share*mixed).clamp(0, 1)
 
 # %% ../nbs/15_enhancement.ipynb #af3c4397
 def jensen_shannon(
     *logits:torch.Tensor, # of the views of the same images, each [N, classes]
 )->torch.Tensor: # a number, from 0 to log of the number of views
-    "Mean Jensen-Shannon divergence between the predictions for several views (Hendrycks et al. 2020, eq. 1)"
+    "Mean Jensen-Shannon divergence of the predictions for several views; 0 if they agree (AugMix, eq. 1)"
     logp = torch.stack([l.log_softmax(1) for l in logits])
     mix = logp.logsumexp(0) - log(len(logits))
     return (logp.exp()*(logp - mix)).sum((0, 2)).mean()/len(logits)
@@ -119,85 +140,162 @@ def jensen_shannon(
 class Perturbed:
     "A perturbed view, and `weight` times its cross-entropy"
     perturbations:list # values called as `p(model, x, y, seed)`
-    chances:list # how often each is drawn
-    weight:float=.5
+    chances:list # how often each is drawn, relative to the others
+    weight:float=.5 # of its loss; the clean images have 1
     groups:int=4 # parts of a batch that get different perturbations
+
     def views(self, model, x, y, seed):
-        kinds, out = random.choices(self.perturbations, self.chances, k=self.groups), x.clone()
-        for g, p in enumerate(kinds): out[g::self.groups] = p(model, x[g::self.groups], y[g::self.groups], seed)
-        return [out]
+        view = x.clone()
+        drawn = random.choices(self.perturbations, self.chances, k=self.groups)
+        for g, p in enumerate(drawn):
+            part = slice(g, None, self.groups)
+            view[part] = p(model, x[part], y[part], seed)
+        return [view]
+
     def loss(self, clean, views, y): return self.weight*F.cross_entropy(views[0], y)
 
 # %% ../nbs/15_enhancement.ipynb #86442059
 @dataclass
 class Consistency:
-    "Two AugMix views, and `weight` times the Jensen-Shannon divergence between them, the clean image and the view of another term"
+    "Two AugMix views, and `weight` times the divergence of the clean image, these and `other`'s view"
     weight:float=12. # 12 in AugMix; REVa has half of 12 on CIFAR, half of 16 on ImageNet-100
-    severity:float=3. # of the AugMix operations
-    other:Perturbed=None # a perturbed view that is compared too, its own loss added; None: only the three
-    def views(self, model, x, y, seed): return [augmix(x, self.severity), augmix(x, self.severity), *(self.other.views(model, x, y, seed) if self.other else [])]
-    def loss(self, clean, views, y): return self.weight*jensen_shannon(clean, *views) + (self.other.loss(clean, views[2:], y) if self.other else 0)
+    severity:float=3. # of the AugMix operations, 0.1 to 10
+    other:Perturbed=None # a term whose view is compared too, its loss added; None: only these three
+
+    def views(self, model, x, y, seed):
+        own = [augmix(x, self.severity), augmix(x, self.severity)]
+        return own + (self.other.views(model, x, y, seed) if self.other else [])
+
+    def loss(self, clean, views, y):
+        loss = self.weight*jensen_shannon(clean, *views)
+        return loss + self.other.loss(clean, views[2:], y) if self.other else loss
 
 # %% ../nbs/15_enhancement.ipynb #25991d2d
 class TermsCallback(Callback):
-    "Train on transformed images and on more views of them: adds each term's loss to the Learner's own"
+    "Train on transformed images and more views of them: adds each term's loss to the Learner's"
     order = 10
-    def __init__(self, terms:list=(), transforms:list=()): self.terms, self.transforms = terms, transforms
+    def __init__(self,
+        terms:list=(), # values with `views(model, x, y, seed)` and `loss(clean, views, y)`
+        transforms:list=(), # functions of a batch of pixels, applied before any view is made
+    ): self.terms, self.transforms = terms, transforms
+
     def before_batch(self):
         if not self.training: return
-        x = self.x
-        for t in self.transforms: x = t(x)
-        views = [t.views(unwrapped(self.learn.model), x, self.y, self.epoch*100_003 + self.iter) for t in self.terms]
+        x, model = self.x, unwrapped(self.learn.model)
+        for transform in self.transforms: x = transform(x)
+        seed = self.epoch*100_003 + self.iter
+        views = [term.views(model, x, self.y, seed) for term in self.terms]
         self.counts = [len(v) for v in views]
-        self.learn.xb = (torch.cat([x, *(o for v in views for o in v)]).contiguous(memory_format=torch.channels_last),)
+        together = torch.cat([x, *chain(*views)])
+        self.learn.xb = (together.contiguous(memory_format=torch.channels_last),)
+
     def after_pred(self):
         if self.training: self.learn.pred, *self.answers = self.pred.chunk(1 + sum(self.counts))
+
     def after_loss(self):
         if not self.training: return
         answers = iter(self.answers)
-        for t, n in zip(self.terms, self.counts): self.learn.loss_grad += t.loss(self.pred, [next(answers) for _ in range(n)], self.y)
+        for term, n in zip(self.terms, self.counts):
+            self.learn.loss_grad += term.loss(self.pred, [next(answers) for _ in range(n)], self.y)
         self.learn.loss = self.learn.loss_grad.detach().clone()
 
-# %% ../nbs/15_enhancement.ipynb #3b13c514
-PROTOCOLS = dict(extra=tuple(EXTRA.values()), paper=tuple(n for names in CORRUPTIONS.values() for n in names))
+# %% ../nbs/15_enhancement.ipynb #9383a26a
+_FIFTEEN = tuple(name for names in CORRUPTIONS.values() for name in names)
+PROTOCOLS = dict(extra=tuple(EXTRA.values()), paper=_FIFTEEN)  # the corruptions that may guide
+
+# %% ../nbs/15_enhancement.ipynb #f32a32e3
+def _weak_types(found, protocol):
+    "The weak types of a protocol with family and error; raise `WrnbError` if there is none"
+    check_choice("protocol", protocol, PROTOCOLS)
+    weak = found.split([*PROTOCOLS[protocol], *ATTACKS])["weaknesses"]
+    if weak: return pd.DataFrame(weak)
+    raise WrnbError(f"no type of protocol {protocol} is a weakness under rule={found.rule!r}: "
+                    "choose another rule or a lower threshold")
+
+def _pgd3(eps): return ATTACKS["pgd"](eps, steps=3, alpha=eps/2)
+
+def _trained_against(family, names, eps):
+    "What stands in the training for the weak types of a family"
+    if family == "white_box": return [_pgd3(eps)]
+    return [Corruption(name, severity) for name in names for severity in (1, 2, 3, 4, 5)]
 
 # %% ../nbs/15_enhancement.ipynb #1c5e6b73
 def guidance(
     found:Validation, # what validation found
-    protocol:str="extra", # "extra": the four extra corruptions and attacks; "paper": the 15 and attacks
-    eps:float=2/255, # radius of the attack trained against, [0,1] pixel units
-)->tuple: # (perturbations, chances), of equal length
-    "What to perturb the training view with, and how often, from the measured weaknesses"
-    if protocol not in PROTOCOLS: raise WrnbError(f"protocol={protocol!r} is not known: give one of {', '.join(PROTOCOLS)}")
+    protocol:str="extra", # a key of `PROTOCOLS`: the corruptions that may guide, besides the attacks
+    eps:float=2/255, # radius of the attack trained against, above 0 up to 1, [0,1] pixel units
+)->tuple: # (perturbations, chances), two lists of equal length; the chances add up to 1
+    "What to perturb with, and how often. Raise `WrnbError` if no type of the protocol is a weakness"
+    check_choice("protocol", protocol, PROTOCOLS)
     check_range("eps", eps, 0, 1, above=True)
-    weak = pd.DataFrame(found.split([*PROTOCOLS[protocol], *ATTACKS])["weaknesses"], columns=["perturbation", "family", "error"])
-    if not len(weak): raise WrnbError(f"no type of protocol {protocol} is a weakness under rule={found.rule!r}: choose another rule or a lower threshold")
     kinds, chances = [], []
-    for family, types in weak.groupby("family"):
-        values = ([ATTACKS["pgd"](eps, steps=3, alpha=eps/2)] if family == "white_box"
-                  else [Corruption(n, s) for n in types.perturbation for s in (1, 2, 3, 4, 5)])
-        kinds += values; chances += [types.error.mean()/len(values)]*len(values)
+    for family, types in _weak_types(found, protocol).groupby("family"):
+        values = _trained_against(family, types.perturbation, eps)
+        kinds += values
+        chances += [types.error.mean()/len(values)]*len(values)
     return kinds, [c/sum(chances) for c in chances]
 
 # %% ../nbs/15_enhancement.ipynb #c45d2889
 class HeadFirstCallback(Callback):
-    "For the first `epochs` epochs only the last layer learns, and batch norm keeps its statistics; then all layers do"
+    "For the first `epochs` epochs only the last layer learns, and batch norm keeps its statistics"
     order = -5  # after fastai has put the model into training mode
-    def __init__(self, epochs:int): self.epochs = epochs
+    def __init__(self,
+        epochs:int, # how many; 0: all layers learn at once
+    ): self.epochs = epochs
+
     def before_train(self):
         net, alone = unwrapped(self.learn.model), self.epoch < self.epochs
         net.requires_grad_(not alone)
-        [m for m in net.modules() if isinstance(m, (nn.Linear, nn.Conv2d))][-1].requires_grad_(True)
-        for m in net.modules() if alone else (): m.train(m.training and not isinstance(m, nn.modules.batchnorm._BatchNorm))
+        layers = [m for m in net.modules() if isinstance(m, (nn.Linear, nn.Conv2d))]
+        layers[-1].requires_grad_(True)
+        if not alone: return
+        for m in net.modules():
+            if isinstance(m, nn.modules.batchnorm._BatchNorm): m.eval()
+
     def after_fit(self): self.learn.model.requires_grad_(True)
 
-# %% ../nbs/15_enhancement.ipynb #c13fe9de
-STRATEGIES = dict(
-    standard=lambda kinds, chances, eps, large: [],
-    augmix=lambda kinds, chances, eps, large: [Consistency(12., 1. if large else 3.)],  # Hendrycks et al. 2020
-    adversarial=lambda kinds, chances, eps, large: [Perturbed([ATTACKS["pgd"](eps, steps=3, alpha=eps/2)], [1.], 1., groups=1)],  # Goodfellow et al. 2015, Madry et al. 2018
-    reva=lambda kinds, chances, eps, large: ([Consistency(8., 1., Perturbed(kinds, chances, .5))] if large
-                                             else [Consistency(6.), Perturbed(kinds, chances, .5)]))  # arXiv 2509.19197
+# %% ../nbs/15_enhancement.ipynb #c28306c0
+def _standard(kinds, chances, eps, large):
+    "Nothing besides the cross-entropy on clean images"
+    return []
+
+def _augmix(kinds, chances, eps, large):
+    "Hendrycks et al. 2020"
+    return [Consistency(12., severity=1. if large else 3.)]
+
+def _adversarial(kinds, chances, eps, large):
+    "Goodfellow et al. 2015, Madry et al. 2018"
+    return [Perturbed([_pgd3(eps)], [1.], weight=1., groups=1)]
+
+def _reva(kinds, chances, eps, large):
+    "arXiv 2509.19197, section III"
+    perturbed = Perturbed(kinds, chances, weight=.5)
+    return [Consistency(8., 1., perturbed)] if large else [Consistency(6.), perturbed]
+
+STRATEGIES = dict(standard=_standard, augmix=_augmix, adversarial=_adversarial, reva=_reva)
+
+# %% ../nbs/15_enhancement.ipynb #76e28fed
+def _check_enhance(strategy, found, epochs, lr, bs, eps, head_epochs):
+    "Raise `WrnbError` unless a model can be fine-tuned with these settings"
+    check_range("epochs", epochs, 1)
+    check_range("lr", lr, 0, above=True)
+    check_range("bs", bs, 1)
+    check_range("eps", eps, 0, 1, above=True)
+    check_range("head_epochs", head_epochs, 0, epochs)
+    check_choice("strategy", strategy, STRATEGIES)
+    if strategy == "reva" and found is None:
+        raise WrnbError("strategy reva needs what validation found: call validate first, pass its result")
+    if head_epochs and this_process().world > 1:
+        raise WrnbError(f"head_epochs={head_epochs} cannot be trained by several processes: "
+                        "give 0, or start one process")
+
+# %% ../nbs/15_enhancement.ipynb #030cad0e
+def _record(net, ds, transforms, guide, **settings):
+    "Everything that a fine-tuned model depends on, as written in config.json"
+    return settings | dict(
+        n=len(ds), data=data_hash(ds), model=weights_hash(net),
+        transforms=[t.__name__ for t in transforms],
+        guided_by={str(kind): round(chance, 6) for kind, chance in zip(*guide)})
 
 # %% ../nbs/15_enhancement.ipynb #766ab359
 def enhance(
@@ -205,33 +303,38 @@ def enhance(
     found:Validation=None, # what validation found; only `reva` needs it
     strategy:str="reva", # "standard", "augmix", "adversarial" or "reva"
     ds:Dataset=None, # training images; None takes the Learner's
-    test:Dataset=None, # images to watch the training with; None takes the Learner's validation images
-    epochs:int=3, # times through the training images
-    lr:float=0.02, # largest learning rate
-    bs:int=128, # images a step; every strategy sees as many, besides its extra views
+    test:Dataset=None, # images to watch it with; None takes the Learner's validation images
+    epochs:int=3, # times through the training images, 1 or more
+    lr:float=0.02, # peak learning rate, above 0
+    bs:int=128, # images per step; every strategy sees as many, besides its extra views
     protocol:str="extra", # what guides: "extra" or "paper", see `guidance`
-    eps:float=2/255, # radius of the attack trained against, [0,1] pixel units
+    eps:float=2/255, # radius of the attack trained against, above 0 up to 1, [0,1] pixel units
     transforms:list=(random_crop, random_flip), # of every training batch, before any view is made
-    seed:int=0, # of everything drawn
+    seed:int=0, # random seed
     out:str=None, # a run folder to save to and resume from; None keeps nothing
     device:str="auto", # "auto", "cpu", "cuda", ...
-    workers:int=0, # processes that decode images
+    workers:int=0, # processes that decode images; 0: this one does
     precision:str="fp32", # "fp32" or "bf16"
-    head_epochs:int=0, # in the first of the epochs only the last layer learns, as the paper begins on ImageNet-100
+    head_epochs:int=0, # number of initial epochs in which only the last layer is trained
 )->Learner: # the fine-tuned model in a Learner on [0,1] pixels
-    "Fine-tune a copy of the model by one of four strategies; `reva` is guided by the measured weaknesses (arXiv 2509.19197 section III)"
-    check_range("epochs", epochs, 1); check_range("lr", lr, 0, above=True); check_range("bs", bs, 1); check_range("eps", eps, 0, 1, above=True); check_range("head_epochs", head_epochs, 0, epochs)
-    if strategy not in STRATEGIES: raise WrnbError(f"strategy={strategy!r} is not known: give one of {', '.join(STRATEGIES)}")
-    if strategy == "reva" and found is None: raise WrnbError("strategy reva needs what validation found: call validate first and pass its result")
-    if head_epochs and this_process().world > 1: raise WrnbError(f"head_epochs={head_epochs} cannot be trained by several processes: give 0, or start one")
+    "Fine-tune a copy; `reva` is guided by weaknesses (arXiv 2509.19197). Raise `WrnbError` on bad input"
+    _check_enhance(strategy, found, epochs, lr, bs, eps, head_epochs)
     ds, test, device = images_of(model, ds), images_of(model, test, "valid"), pick_device(device)
-    kinds, chances = guidance(found, protocol, eps) if strategy == "reva" else ((), ())
-    net, run, stage = copy.deepcopy(as_model(model)).to(device), Run(out) if out else None, f"enhance {strategy}"
-    options = dict(epochs=epochs, head_epochs=head_epochs, lr=lr, bs=bs, protocol=protocol, eps=eps, seed=seed, precision=precision, n=len(ds), data=data_hash(ds), model=weights_hash(net),
-                   transforms=[t.__name__ for t in transforms], guided_by={str(k): round(c, 6) for k, c in zip(kinds, chances)})
-    if run and not run.claim(stage, options, device): load_weights(net, run/strategy/"model.safetensors"); epochs = 0; (run/strategy/"checkpoint.pt").unlink(missing_ok=True)
+    guide = guidance(found, protocol, eps) if strategy == "reva" else ((), ())
+    net = copy.deepcopy(as_model(model)).to(device)
+    run, stage = Run(out) if out else None, f"enhance {strategy}"
+    options = _record(
+        net, ds, transforms, guide, epochs=epochs, head_epochs=head_epochs, lr=lr, bs=bs,
+        protocol=protocol, eps=eps, seed=seed, precision=precision)
+    if run and not run.claim(stage, options, device):  # finished before: load its weights
+        load_weights(net, run/strategy/"model.safetensors")
+        (run/strategy/"checkpoint.pt").unlink(missing_ok=True)
+        epochs = 0
     large = pick_preset(min(ds[0][0].shape[1:])) == "imagenet-c"
-    cbs = [TermsCallback(STRATEGIES[strategy](kinds, chances, eps, large), transforms), HeadFirstCallback(head_epochs)]
-    learn = train(net, ds, test, epochs, lr, bs, seed, cbs, run and run/strategy, device, workers, precision)
+    terms = STRATEGIES[strategy](*guide, eps, large)
+    learn = train(
+        net, ds, test, epochs=epochs, lr=lr, bs=bs, seed=seed, precision=precision,
+        cbs=[TermsCallback(terms, transforms), HeadFirstCallback(head_epochs)],
+        out=run and run/strategy, device=device, workers=workers)
     if run and epochs: keep_trained(learn, run, stage, strategy)
     return learn

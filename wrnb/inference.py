@@ -5,84 +5,145 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'check_precision', 'InferenceModel']
 
-# %% ../nbs/07_inference.ipynb #c3ff4480
-import copy
+# %% ../nbs/07_inference.ipynb #02368b23
 from collections import Counter
+import copy
 from functools import partial
+from typing import NamedTuple
 
-from torch import nn
 import torch
+from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from .core import WrnbError
-from .models import as_model
+from .core import WrnbError, check_choice
+from .models import as_model, check_logits
 
-# %% ../nbs/07_inference.ipynb #3737c605
+# %% ../nbs/07_inference.ipynb #c425b6dd
+class _Call(NamedTuple):
+    "One call of a torch function"
+    function:object # which
+    read:list # what it was given
+    result:object # what it returned
+
 class _Watch(TorchFunctionMode):
-    "Keeps each call of a torch function that may read values: the function, what it was given, its result"
-    def __init__(self): super().__init__(); self.calls = []
-    def __torch_function__(self, f, types, args=(), kwargs=None):
-        out = f(*args, **(kwargs or {}))
-        if f not in (torch.Tensor.dim, torch.Tensor.size, torch.Tensor.shape.__get__): self.calls.append((f, tree_leaves((args, kwargs)), out))
-        return out
+    "Keeps each call of a torch function that may read values"
+    def __init__(self):
+        super().__init__()
+        self.calls = []
 
-# %% ../nbs/07_inference.ipynb #c5383c5e
+    def __torch_function__(self, f, types, args=(), kwargs=None):
+        result = f(*args, **(kwargs or {}))
+        if f not in (torch.Tensor.dim, torch.Tensor.size, torch.Tensor.shape.__get__):
+            self.calls.append(_Call(f, tree_leaves((args, kwargs)), result))
+        return result
+
+# %% ../nbs/07_inference.ipynb #797230a9
+class _Trace:
+    "The calls that a network made when `x` passed through it, and how often they read each tensor"
+    def __init__(self, net, x):
+        eager = torch.compiler.set_stance("force_eager")
+        with torch.inference_mode(), eager, _Watch() as seen: net(x)
+        self.calls = seen.calls
+        self.reads = Counter(id(v) for call in seen.calls for v in call.read)
+
+    def once(self, v):
+        "Was this tensor read exactly once?"
+        return self.reads[id(v)] == 1
+
+# %% ../nbs/07_inference.ipynb #2ef0e692
+def _made_by(trace, convs):
+    "The convolution that made each tensor (by id), if tensor, weight and bias were read once"
+    owner = {id(m.weight): m for m in convs if trace.once(m.weight) and trace.once(m.bias)}
+    made_by = {}
+    for call in trace.calls:
+        if call.function is not torch.conv2d or not trace.once(call.result): continue
+        for v in call.read:
+            conv = owner.get(id(v))
+            if conv is not None and any(b is conv.bias for b in call.read):
+                made_by[id(call.result)] = conv
+    return made_by
+
+def _pairs(trace, made_by, norms):
+    "Each convolution with the batch norm that alone reads what it makes"
+    owner = {id(m.running_mean): m for m in norms}
+    for call in trace.calls:
+        if call.function is not F.batch_norm: continue
+        x, running_mean = call.read[:2]
+        if id(x) in made_by and id(running_mean) in owner and trace.once(running_mean):
+            yield made_by[id(x)], owner[id(running_mean)]
+
+# %% ../nbs/07_inference.ipynb #3f97e2ac
+def _multiply_in(conv, norm):
+    "Make the convolution do the batch norm's work too, and the batch norm nothing"
+    conv.weight, conv.bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias,
+        norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+    norm.forward = nn.Identity().forward
+
 def _fold(net, x):
-    "Multiply batch norms into the convolutions that only they read, in place; `x` shows which those are"
+    "Multiply batch norms into the convolutions that only they read, in place; `x` shows which"
     convs = [m for m in net.modules() if isinstance(m, nn.Conv2d) and "weight" in m._parameters]
-    norms = {id(m.running_mean): m for m in net.modules() if type(m) is nn.BatchNorm2d and m.running_mean is not None}
-    bare = [m for m in convs if m.bias is None]
-    for m in bare: m.bias = nn.Parameter(m.weight.new_zeros(len(m.weight)))  # does the module use it?
-    with torch.inference_mode(), torch.compiler.set_stance("force_eager"), _Watch() as seen: net(x)
-    reads = Counter(id(v) for _, read, _ in seen.calls for v in read)
-    def once(v): return reads[id(v)] == 1
-    owner = {id(m.weight): m for m in convs if once(m.weight) and once(m.bias)}
-    made = {id(out): owner[id(v)] for f, read, out in seen.calls if f is torch.conv2d and once(out) for v in read if id(v) in owner and any(b is owner[id(v)].bias for b in read)}
-    for f, read, _ in seen.calls:
-        if not (f is F.batch_norm and id(read[0]) in made and id(read[1]) in norms and once(read[1])): continue
-        conv, norm = made[id(read[0])], norms[id(read[1])]
-        conv.weight, conv.bias = fuse_conv_bn_weights(conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
-        norm.forward = nn.Identity().forward
-        bare = [m for m in bare if m is not conv]
-    for m in bare: m.bias = None
+    norms = [m for m in net.modules() if type(m) is nn.BatchNorm2d and m.running_mean is not None]
+    without_bias = [m for m in convs if m.bias is None]
+    for m in without_bias: m.bias = nn.Parameter(m.weight.new_zeros(len(m.weight)))
+
+    trace = _Trace(net, x)
+    folded = set()
+    for conv, norm in _pairs(trace, _made_by(trace, convs), norms):
+        _multiply_in(conv, norm)
+        folded.add(conv)
+
+    for m in without_bias:
+        if m not in folded: m.bias = None
     return net
 
-# %% ../nbs/07_inference.ipynb #8579383f
+# %% ../nbs/07_inference.ipynb #0fd9de71
 PRECISIONS = dict(fp32=None, bf16=torch.bfloat16)  # what autocast computes in
 
-# %% ../nbs/07_inference.ipynb #ac5b08e0
+# %% ../nbs/07_inference.ipynb #9e21a405
 def check_precision(
     precision:str, # as the user gives it
 ):
     "Raise `WrnbError` unless it is one of `PRECISIONS`"
-    if precision not in PRECISIONS: raise WrnbError(f"precision={precision!r} is not known: give one of {', '.join(PRECISIONS)}")
+    check_choice("precision", precision, PRECISIONS)
 
-# %% ../nbs/07_inference.ipynb #c2483d68
+# %% ../nbs/07_inference.ipynb #0ad46bf2
+def _filled_up(x):
+    "The images, and black ones up to the next power of two"
+    rows = 1 << (len(x)-1).bit_length()
+    return F.pad(x, (0,)*7 + (rows-len(x),))
+
 def _compiled(net):
     "`net` through `torch.compile`, for batches filled up to a power of two"
     from torch._dynamo.exc import BackendCompilerFailed
     fast = torch.compile(net, dynamic=False, options=dict(freezing=True))
     def forward(x):
-        rows = 1 << (len(x)-1).bit_length()
-        try: return fast(F.pad(x, (0,)*7 + (rows-len(x),)))[:len(x)]
-        except BackendCompilerFailed as e: raise WrnbError(f"--compile: torch.compile cannot work here ({str(e).splitlines()[0]}): install a C++ compiler (g++), or leave --compile out") from e
+        try: return fast(_filled_up(x))[:len(x)]
+        except BackendCompilerFailed as e:
+            why = str(e).splitlines()[0]
+            raise WrnbError(f"compile= cannot work here ({why}): install a C++ compiler (g++), "
+                            "or leave compile= out") from e
     return forward
 
-# %% ../nbs/07_inference.ipynb #4a644b29
+# %% ../nbs/07_inference.ipynb #84d90f40
 class InferenceModel:
-    "A copy of a classifier for fast inference: called with pixels in [0,1], it gives float32 logits and no gradients"
+    "A copy of a classifier for fast inference: from pixels in [0,1] to float32 logits, without gradients"
     def __init__(self,
         model, # a fastai `Learner`, or a module from pixels in [0,1] to logits; it is copied, not changed
         device:torch.device="cpu", # where to compute
         precision:str="fp32", # a key of `PRECISIONS`
-        compile:bool=False, # through `torch.compile`: changes logits by rounding alone, pays for millions of rows
+        compile:bool=False, # use `torch.compile`: changes logits by rounding, pays for millions of rows
     ):
         check_precision(precision)
-        self.net, self.forward = copy.deepcopy(as_model(model)).to(device, memory_format=torch.channels_last), None
-        self.compile, self.autocast = compile, partial(torch.autocast, torch.device(device).type, PRECISIONS[precision], PRECISIONS[precision] is not None)
+        self.net = copy.deepcopy(as_model(model)).to(device, memory_format=torch.channels_last)
+        self.forward = None  # until the first images come
+        self.compile = compile
+        dtype = PRECISIONS[precision]
+        kind = torch.device(device).type
+        self.autocast = partial(torch.autocast, kind, dtype, enabled=dtype is not None)
 
     @torch.inference_mode()
     def __call__(self, x):
@@ -90,5 +151,5 @@ class InferenceModel:
             _fold(self.net, torch.zeros_like(x[:1]).repeat(2, 1, 1, 1))
             self.forward = _compiled(self.net) if self.compile else self.net
         with self.autocast(): logits = self.forward(x)
-        if not isinstance(logits, torch.Tensor): raise WrnbError(f"the model returns a {type(logits).__name__}, not logits [N, classes]: wrap it so that it does")
+        if not isinstance(logits, torch.Tensor): check_logits(logits)
         return logits.float()

@@ -6,156 +6,199 @@
 __all__ = ['IMAGENET_STATS', 'PixelModel', 'load_weights', 'save_weights', 'weights_hash', 'from_learner', 'as_model',
            'untouched', 'check_logits', 'check_outputs', 'logits_of']
 
-# %% ../nbs/05_models.ipynb #2de72350
-import hashlib, pickle, random, struct, warnings
+# %% ../nbs/05_models.ipynb #a698dcd9
 from contextlib import contextmanager
+import hashlib
 from pathlib import Path
+import pickle
+import random
+import struct
+import warnings
 
 from fastai.data.transforms import Normalize
+import numpy as np
 from safetensors import SafetensorError
 import safetensors.torch
-import numpy as np
-from torch import nn
 import torch
+from torch import nn
 
 from .core import WrnbError, progress
 from .runs import write_atomic
 from .data import batches
 
-# %% ../nbs/05_models.ipynb #388368e6
+# %% ../nbs/05_models.ipynb #aee76ed1
 IMAGENET_STATS = [.485, .456, .406], [.229, .224, .225]  # mean, standard deviation
 
-# %% ../nbs/05_models.ipynb #94a1b4f3
+# %% ../nbs/05_models.ipynb #54caab60
+def _channel_values(name, values, default):
+    "Three numbers, one per channel, shaped to be broadcast over images"
+    values = torch.as_tensor([default]*3 if values is None else values, dtype=torch.float32)
+    positive = ", above 0" if name == "std" else ""
+    if values.numel() != 3 or (positive and not (values > 0).all()):
+        shown = values.flatten().tolist()
+        raise WrnbError(f"{name}={shown} cannot normalise: give three numbers, one per channel{positive}")
+    return values.reshape(1, 3, 1, 1)
+
+# %% ../nbs/05_models.ipynb #d0cd21c2
 class PixelModel(nn.Module):
-    "A classifier of pixels in [0,1]: normalises inside, so that a radius around an image means what it says"
+    "A classifier of pixels in [0,1] that normalises inside, so that a radius means what it says"
     def __init__(self,
         body:nn.Module, # takes normalised images, NCHW, and returns logits
-        mean:list=None, # a channel, in [0,1] pixel units; None: 0
-        std:list=None, # a channel, in [0,1] pixel units, above 0; None: 1
+        mean:list=None, # one per channel, in [0,1] pixel units; None: 0
+        std:list=None, # one per channel, in [0,1] pixel units, above 0; None: 1
     ):
         super().__init__()
         self.body = body
-        for name, value, default in (("mean", mean, 0.), ("std", std, 1.)):
-            value = torch.as_tensor([default]*3 if value is None else value, dtype=torch.float32)
-            if value.numel() != 3 or (name == "std" and not (value > 0).all()):
-                raise WrnbError(f"{name}={value.flatten().tolist()} cannot normalise: give three numbers, one a channel{', above 0' if name == 'std' else ''}")
-            self.register_buffer(name, value.reshape(1, 3, 1, 1))
+        self.register_buffer("mean", _channel_values("mean", mean, 0.))
+        self.register_buffer("std", _channel_values("std", std, 1.))
 
     def forward(self, x): return self.body((x - self.mean)/self.std)
 
-# %% ../nbs/05_models.ipynb #41d4d609
-_DAMAGE = (SafetensorError, pickle.UnpicklingError, EOFError, OSError, struct.error, RuntimeError, ValueError, LookupError, TypeError, AttributeError, AssertionError)
+# %% ../nbs/05_models.ipynb #7a2ba220
+_DAMAGE = (SafetensorError, pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError,
+           ValueError, LookupError, TypeError, AttributeError, AssertionError)
 
-# %% ../nbs/05_models.ipynb #a6d4544f
-def _plain(v):
-    "Is this a tensor of real numbers that can be copied into a weight?"
-    return isinstance(v, torch.Tensor) and v.layout == torch.strided and not (v.is_meta or v.is_quantized or v.is_complex())
-
-# %% ../nbs/05_models.ipynb #9b34f581
+# %% ../nbs/05_models.ipynb #72a7e93f
 def _torch_file(path, device="cpu"):
-    "What torch.save left, as far as it is tensors and plain values; silent where torch warns of a file that is refused anyway"
+    "The tensors and plain values that torch.save left; torch's warnings about refused files are silenced"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return torch.load(path, device, weights_only=True)
 
-# %% ../nbs/05_models.ipynb #ad262ba3
-def _read_weights(path):
-    "The state dict in a safetensors or torch file, read without running anything that stands in it"
-    path = Path(path)
-    if not path.is_file(): raise WrnbError(f"{path} is not there: give the path of a checkpoint behind the model's @")
-    try: state = safetensors.torch.load_file(path) if path.suffix == ".safetensors" else _torch_file(path)
+# %% ../nbs/05_models.ipynb #ddcb486c
+def _loaded(path):
+    "What a safetensors or torch file holds, read without running anything in it"
+    if not path.is_file():
+        raise WrnbError(f"{path} does not exist: "
+                        "give the checkpoint's path after @, as in resnet20@FILE")
+    read = safetensors.torch.load_file if path.suffix == ".safetensors" else _torch_file
+    try: return read(path)
     except _DAMAGE as e:
-        if "unsupported global" in str(e).lower(): raise WrnbError(f"{path} holds more than tensors and is refused, since reading it could run code: save its state_dict alone") from None
+        if "unsupported global" in str(e).lower():
+            raise WrnbError(f"{path} holds more than tensors and is refused, "
+                            "since reading it could run code: save its state_dict alone") from None
         raise WrnbError(f"{path} is damaged or no checkpoint: fetch it again") from None
+
+# %% ../nbs/05_models.ipynb #367a3cb3
+def _plain(v):
+    "Is this a tensor of real numbers that can be copied into a weight?"
+    odd = not isinstance(v, torch.Tensor) or v.is_meta or v.is_quantized or v.is_complex()
+    return not odd and v.layout == torch.strided
+
+# %% ../nbs/05_models.ipynb #f75db41d
+def _read_weights(path):
+    "The state dict in a safetensors or torch file"
+    state = _loaded(Path(path))
     for key in ("state_dict", "model"):
         if isinstance(state, dict) and isinstance(state.get(key), dict): state = state[key]
-    if not (isinstance(state, dict) and state and all(isinstance(k, str) and _plain(v) for k, v in state.items())):
+    named = isinstance(state, dict) and all(isinstance(k, str) for k in state)
+    if not (named and state and all(map(_plain, state.values()))):
         raise WrnbError(f"{path} holds no weights: save the model's state_dict in it")
     return state
 
-# %% ../nbs/05_models.ipynb #dd2f711b
+# %% ../nbs/05_models.ipynb #44e5deed
 def _strip(state, prefixes):
     "Without the prefixes that wrappers leave before every name"
     for p in prefixes:
-        if all(k.startswith(p) for k in state): return _strip({k[len(p):]: v for k, v in state.items()}, prefixes)
+        if all(k.startswith(p) for k in state):
+            return _strip({k[len(p):]: v for k, v in state.items()}, prefixes)
     return state
 
-# %% ../nbs/05_models.ipynb #0e601b36
-def _check_fit(want, state, path):
-    "Raise `WrnbError` unless names and shapes agree"
-    for k in want:
-        if k not in state: raise WrnbError(f"{path} has no {k}: it is not a checkpoint of this architecture, give --model another name or file")
-    for k in state:
-        if k not in want: raise WrnbError(f"{path} has {k}, which this architecture has not: give --model another name or file")
-    bad = [k for k in want if want[k].shape != state[k].shape]
-    if not bad: return
-    a, b = list(want[bad[0]].shape), list(state[bad[0]].shape)
-    if len(bad) <= 2 and a[1:] == b[1:] and all(k.rpartition(".")[0] == list(want)[-1].rpartition(".")[0] for k in bad):
-        raise WrnbError(f"{path} has {b[0]} outputs and the data {a[0]} classes: give a checkpoint trained on these classes, or its own data")
-    raise WrnbError(f"{path}: {bad[0]} is {b} there and {a} in this architecture: give --model another name or file")
+# %% ../nbs/05_models.ipynb #1d8c132d
+_OTHER = "give model= another name or file"
 
-# %% ../nbs/05_models.ipynb #b1989ab7
+def _check_names(want, state, path):
+    "Raise `WrnbError` unless the file has the names of the architecture and no others"
+    for k in want:
+        if k not in state:
+            raise WrnbError(f"{path} has no {k}: it is not a checkpoint of this architecture, {_OTHER}")
+    for k in state:
+        if k not in want:
+            raise WrnbError(f"{path} has {k}, which this architecture lacks: {_OTHER}")
+
+# %% ../nbs/05_models.ipynb #08f9000b
+def _layer(name): return name.rpartition(".")[0]
+
+def _check_shapes(want, state, path):
+    "Raise `WrnbError` unless the file's tensors have the shapes of the architecture's"
+    differ = [k for k in want if want[k].shape != state[k].shape]
+    if not differ: return
+    ours, theirs = (list(s[differ[0]].shape) for s in (want, state))
+    head = _layer(list(want)[-1])
+    if len(differ) <= 2 and ours[1:] == theirs[1:] and all(_layer(k) == head for k in differ):
+        raise WrnbError(f"{path} has {theirs[0]} outputs and the data {ours[0]} classes: "
+                        "give a checkpoint trained on these classes, or its own data")
+    raise WrnbError(f"{path}: {differ[0]} is {theirs} there "
+                    f"and {ours} in this architecture: {_OTHER}")
+
+# %% ../nbs/05_models.ipynb #a0451938
 def load_weights(
-    model:nn.Module, # a `PixelModel`, or any module
+    model:nn.Module, # a `PixelModel`, or any module; changed in place
     path:Path, # `.safetensors`, or a torch file with a state dict
 )->nn.Module: # the model itself
-    "Load a checkpoint, published or our own; raises `WrnbError` where it is damaged, holds code or does not fit"
-    state, part = _strip(_read_weights(path), ("module.", "_orig_mod.", "model.")), model
-    if isinstance(model, PixelModel) and not {"mean", "std"} <= set(state): part = model.body
-    if part is not model or not isinstance(model, PixelModel): state = _strip(state, ("body.",))
+    "Load a checkpoint; raise `WrnbError` if it is damaged, holds code or does not fit"
+    state = _strip(_read_weights(path), ("module.", "_orig_mod.", "model."))
+    normalised = isinstance(model, PixelModel) and not {"mean", "std"} <= set(state)
+    part = model.body if normalised else model
+    if normalised or not isinstance(model, PixelModel): state = _strip(state, ("body.",))
     want = part.state_dict()
-    state = {k: v for k, v in want.items() if k.endswith("num_batches_tracked")} | state
-    _check_fit(want, state, path)
+    counters = {k: v for k, v in want.items() if k.endswith("num_batches_tracked")}
+    state = counters | state
+    _check_names(want, state, path)
+    _check_shapes(want, state, path)
     part.load_state_dict(state)
     return model
 
-# %% ../nbs/05_models.ipynb #205995e2
+# %% ../nbs/05_models.ipynb #1a83c13e
 def save_weights(
     model:nn.Module, # normally a `PixelModel`: its mean and std are saved too
     path:Path, # a `.safetensors` file
-)->Path:
+)->Path: # the path itself
     "Save a model's weights, whole or not at all"
     state = {k: v.detach().cpu().contiguous().clone() for k, v in model.state_dict().items()}
     return write_atomic(path, lambda p: p.write_bytes(safetensors.torch.save(state)))
 
-# %% ../nbs/05_models.ipynb #1ec3ca55
+# %% ../nbs/05_models.ipynb #c4729a80
 def weights_hash(
     model:nn.Module, # any module
 )->str: # 16 hexadecimal digits
-    "The identity of a model's weights and buffers, the same on every device and in every memory layout"
+    "The identity of weights and buffers, the same on every device and in every memory layout"
     h = hashlib.sha256()
     for k, v in sorted(model.state_dict().items()):
         h.update(f"{k} {v.dtype} {list(v.shape)}\n".encode())
         h.update(v.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return h.hexdigest()[:16]
 
-# %% ../nbs/05_models.ipynb #8a99269c
+# %% ../nbs/05_models.ipynb #43d00506
 def from_learner(
     learn, # a fastai `Learner` of an image classifier
 )->PixelModel: # shares its weights with the learner; in evaluation mode
     "A learner's model with its `Normalize` taken inside"
     transforms = getattr(getattr(learn.dls.train, "after_batch", None), "fs", [])
-    stats = [(t.mean.flatten().cpu(), t.std.flatten().cpu()) for t in transforms if isinstance(t, Normalize)]
-    return PixelModel(learn.model, *(stats[0] if stats else ())).to(learn.dls.device).eval()
+    normalise = next((t for t in transforms if isinstance(t, Normalize)), None)
+    stats = (normalise.mean.flatten().cpu(), normalise.std.flatten().cpu()) if normalise else ()
+    return PixelModel(learn.model, *stats).to(learn.dls.device).eval()
 
-# %% ../nbs/05_models.ipynb #7e3dd2a7
+# %% ../nbs/05_models.ipynb #fa50d0a6
 def as_model(
     m, # a fastai `Learner`, or a module from pixels in [0,1] to logits
 )->nn.Module: # in evaluation mode
     "The classifier of pixels that `m` is or holds"
     if isinstance(m, nn.Module): return m.eval()
     if hasattr(m, "dls") and hasattr(m, "model"): return from_learner(m)
-    raise WrnbError(f"a {type(m).__name__} is no classifier: give a fastai Learner or a torch nn.Module that takes pixels in [0,1]")
+    raise WrnbError(f"a {type(m).__name__} is no classifier: "
+                    "give a fastai Learner or a torch nn.Module that takes pixels in [0,1]")
 
-# %% ../nbs/05_models.ipynb #89d90ec6
+# %% ../nbs/05_models.ipynb #b6c9e39d
 @contextmanager
 def untouched(
     *models, # modules or fastai Learners
 ):
-    "Give models back as they came: training mode, device, memory format and `requires_grad` of each layer; and the global random state"
+    "Give models and the global random state back as they came: mode, device, memory format, `requires_grad`"
     layers = [m for model in models for m in getattr(model, "model", model).modules()]
     modes = [(m, m.training) for m in layers]
-    weights = [(p, p.data, p.requires_grad) for m in layers for p in m._parameters.values() if p is not None]
+    parameters = [p for m in layers for p in m._parameters.values() if p is not None]
+    weights = [(p, p.data, p.requires_grad) for p in parameters]
     buffers = [(m, name, value) for m in layers for name, value in m._buffers.items()]
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     try: yield
@@ -167,44 +210,47 @@ def untouched(
         np.random.set_state(states[1])
         torch.random.set_rng_state(states[2])
 
-# %% ../nbs/05_models.ipynb #66b6503f
+# %% ../nbs/05_models.ipynb #0119794e
 def check_logits(
     out, # what a model returned for N images
     n_classes:int=None, # classes of the data; None takes any number of outputs
     ids:list=None, # names of the images, for the message; None counts them
 )->torch.Tensor: # logits, float, [N, classes], as the model gave them
-    "The logits in a model's answer; raises `WrnbError` unless they are one finite number per image and class"
+    "A model's logits; raise `WrnbError` unless they are one finite number per image and class"
+    wrap = "not logits [N, classes]: wrap it so that it returns them"
     if not isinstance(out, torch.Tensor):
-        raise WrnbError(f"the model returns a {type(out).__name__}, not logits [N, classes]: wrap it so that it does")
+        raise WrnbError(f"the model returns a {type(out).__name__}, {wrap}")
     if out.dim() != 2:
-        raise WrnbError(f"the model returns a tensor of shape {tuple(out.shape)}, not logits [N, classes]: wrap it so that it does")
+        raise WrnbError(f"the model returns a tensor of shape {tuple(out.shape)}, {wrap}")
     if n_classes and out.shape[1] != n_classes:
-        raise WrnbError(f"the model has {out.shape[1]} outputs and the data {n_classes} classes: give model= a classifier for these classes")
+        raise WrnbError(f"the model has {out.shape[1]} outputs and the data {n_classes} classes: "
+                        "give model= a classifier for these classes")
     bad = (~out.isfinite().all(1)).nonzero().flatten().tolist()
     if bad:
         image = ids[bad[0]] if ids else f"image {bad[0]}"
-        raise WrnbError(f"the model's logits for {image} are not finite: check its weights, or take precision=fp32")
+        raise WrnbError(f"the model's logits for {image} are not finite: "
+                        "check its weights, or take precision=fp32")
     return out
 
-# %% ../nbs/05_models.ipynb #f8875cfd
+# %% ../nbs/05_models.ipynb #0005c674
 def check_outputs(
     model:nn.Module, # takes pixels in [0,1]
     n_classes:int, # what the data has
     size:tuple=(32, 32), # height and width of the images, or one number for both
     device:torch.device="cpu", # where to try
 ):
-    "Try the model on one black image; raises `WrnbError` unless it answers with one finite logit a class"
-    size = (size, size) if isinstance(size, int) else tuple(size)
+    "Try the model on a black image; raise `WrnbError` unless it gives one finite logit per class"
+    height, width = (size, size) if isinstance(size, int) else size
+    x = torch.zeros(1, 3, height, width, device=device)
     try:
-        with torch.inference_mode(): out = model.to(device).eval()(torch.zeros(1, 3, *size, device=device))
+        with torch.inference_mode(): out = model.to(device).eval()(x)
     except (RuntimeError, ValueError, AssertionError) as e:
-        raise WrnbError(f"the model cannot take images of {size[0]} x {size[1]} px ({str(e).splitlines()[0]}): give data of another --size, or another --model") from e
-    if not isinstance(out, torch.Tensor) or out.shape != (1, n_classes):
-        got = list(out.shape[1:]) if isinstance(out, torch.Tensor) else type(out).__name__
-        raise WrnbError(f"the model's output for an image is {got} and the data has {n_classes} classes: give --model one trained on these classes")
-    if not out.isfinite().all(): raise WrnbError(f"the model answers a black image with NaN or infinite logits, not {n_classes} numbers: give --model another checkpoint")
+        why = str(e).splitlines()[0]
+        raise WrnbError(f"the model cannot take images of {height} x {width} px ({why}): "
+                        "give size= another value, or model= another model") from e
+    check_logits(out, n_classes)
 
-# %% ../nbs/05_models.ipynb #642fefa3
+# %% ../nbs/05_models.ipynb #14eb1ae3
 def logits_of(
     model:nn.Module, # takes pixels in [0,1], or a fastai `Learner`
     ds, # map-style dataset of (pixels, label)
@@ -213,11 +259,13 @@ def logits_of(
     device:torch.device="cpu", # where to compute
     label:str="predicting", # on the progress bar
 )->torch.Tensor: # float32, [N, classes], on the CPU
-    "A model's logits for every image of a dataset, in its order"
-    lists = torch.arange(len(ds)).split(batch_size)
-    dl, model, out = batches(ds, [i.tolist() for i in lists], workers), as_model(model).to(device), []
-    for idxs, (x, _) in zip(lists, progress(dl, label, len(lists))):
-        with torch.inference_mode(): out.append(model(x.to(device, memory_format=torch.channels_last)).float().cpu())
-        bad = idxs[~out[-1].isfinite().all(1)].tolist()
-        if bad: raise WrnbError(f"the model's logits are NaN or infinite for {ds.ids[bad[0]] if hasattr(ds, 'ids') else f'image {bad[0]}'}: give --model another checkpoint, or remove the image")
+    "A model's logits for every image of a dataset; raise `WrnbError` if one is not finite"
+    ids = getattr(ds, "ids", None)
+    places = [idxs.tolist() for idxs in torch.arange(len(ds)).split(batch_size)]
+    model = as_model(model).to(device)
+    out = []
+    for idxs, (x, _) in zip(places, progress(batches(ds, places, workers), label, len(places))):
+        with torch.inference_mode(): answer = model(x.to(device, memory_format=torch.channels_last))
+        names = [ids[i] if ids else f"image {i}" for i in idxs]
+        out.append(check_logits(answer, ids=names).float().cpu())
     return torch.cat(out)

@@ -14,34 +14,42 @@ from torchvision.models.densenet import DenseNet
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.vgg import cfgs, make_layers
 
-# %% ../nbs/04_networks.ipynb #ecb20284
+# %% ../nbs/04_networks.ipynb #3705a5f5
 def _he(m):
     "Initialise a convolution as He et al. (2015) do"
-    if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+    if isinstance(m, nn.Conv2d):
+        nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
 
-# %% ../nbs/04_networks.ipynb #f755d20b
+# %% ../nbs/04_networks.ipynb #6860078d
 def _conv(i, o, k=3, stride=1, pad=None):
     "Convolution, batch norm, ReLU"
-    return [nn.Conv2d(i, o, k, stride, k//2 if pad is None else pad, bias=False), nn.BatchNorm2d(o), nn.ReLU(inplace=True)]
+    pad = k//2 if pad is None else pad
+    conv = nn.Conv2d(i, o, k, stride, pad, bias=False)
+    return [conv, nn.BatchNorm2d(o), nn.ReLU(inplace=True)]
 
-# %% ../nbs/04_networks.ipynb #107bea67
+# %% ../nbs/04_networks.ipynb #37699f94
 class _Skip(nn.Module):
     "He et al. (2016), option A: every second pixel, the missing channels filled with zeros on both sides"
-    def __init__(self, channels): super().__init__(); self.channels = channels
+    def __init__(self, channels):
+        super().__init__()
+        self.channels = channels
+
     def forward(self, x):
         more = self.channels - x.shape[1]
         return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, more//2, more - more//2))
 
-# %% ../nbs/04_networks.ipynb #b7290d1d
+# %% ../nbs/04_networks.ipynb #81496e21
 class CifarResNet(nn.Module):
     "ResNet for 32 px images with 6n+2 layers and shortcuts without parameters (He et al. 2016, section 4.2)"
     def __init__(self,
-        n:int, # blocks a stage: 3, 5, 7, 9, 18 for ResNet-20, 32, 44, 56, 110
+        n:int, # blocks per stage: 3, 5, 7, 9, 18 for ResNet-20, 32, 44, 56, 110
         n_classes:int, # outputs
     ):
         super().__init__()
         self.conv1, self.bn1, _ = _conv(3, 16)
-        self.layer1, self.layer2, self.layer3 = (self._stage(w, n) for w in (16, 32, 64))
+        self.layer1 = self._stage(16, n)
+        self.layer2 = self._stage(32, n)
+        self.layer3 = self._stage(64, n)
         self.linear = nn.Linear(64, n_classes)
         self.apply(_he)
 
@@ -51,22 +59,26 @@ class CifarResNet(nn.Module):
 
     def forward(self, x):
         x = F.relu(self.bn1(self.conv1(x)))
-        return self.linear(self.layer3(self.layer2(self.layer1(x))).mean((2, 3)))
+        x = self.layer3(self.layer2(self.layer1(x)))
+        return self.linear(x.mean((2, 3)))
 
-# %% ../nbs/04_networks.ipynb #8c3b201e
+# %% ../nbs/04_networks.ipynb #e5645d8a
 class _PreBlock(nn.Module):
     "Two convolutions, each after batch norm and ReLU, and a shortcut"
     def __init__(self, i, o, stride):
         super().__init__()
-        self.bn1, self.bn2 = nn.BatchNorm2d(i), nn.BatchNorm2d(o)
-        self.conv1, self.conv2 = nn.Conv2d(i, o, 3, stride, 1, bias=False), nn.Conv2d(o, o, 3, 1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(i)
+        self.bn2 = nn.BatchNorm2d(o)
+        self.conv1 = nn.Conv2d(i, o, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(o, o, 3, 1, 1, bias=False)
         self.convShortcut = nn.Conv2d(i, o, 1, stride, bias=False) if i != o else None
 
     def forward(self, x):
         a = F.relu(self.bn1(x))
-        return self.conv2(F.relu(self.bn2(self.conv1(a)))) + (x if self.convShortcut is None else self.convShortcut(a))
+        skipped = x if self.convShortcut is None else self.convShortcut(a)
+        return self.conv2(F.relu(self.bn2(self.conv1(a)))) + skipped
 
-# %% ../nbs/04_networks.ipynb #536f74bd
+# %% ../nbs/04_networks.ipynb #f8b9e869
 class WideResNet(nn.Module):
     "Wide ResNet for 32 px images (Zagoruyko and Komodakis 2016)"
     def __init__(self,
@@ -75,40 +87,48 @@ class WideResNet(nn.Module):
         widen:int=2, # how many times wider than ResNet's 16, 32, 64 channels
     ):
         super().__init__()
-        widths, n = [16] + [w*widen for w in (16, 32, 64)], (depth-4)//6
+        widths = [16, 16*widen, 32*widen, 64*widen]
+        n = (depth-4)//6
         self.conv1 = nn.Conv2d(3, 16, 3, padding=1, bias=False)
-        for s, (i, o) in enumerate(zip(widths, widths[1:])):
-            blocks = [_PreBlock(i if b == 0 else o, o, 2 if b == 0 and s else 1) for b in range(n)]
-            self.add_module(f"block{s+1}", nn.ModuleDict(dict(layer=nn.Sequential(*blocks))))
-        self.bn1, self.fc = nn.BatchNorm2d(widths[-1]), nn.Linear(widths[-1], n_classes)
+        self.block1 = self._stage(widths[0], widths[1], n, stride=1)
+        self.block2 = self._stage(widths[1], widths[2], n, stride=2)
+        self.block3 = self._stage(widths[2], widths[3], n, stride=2)
+        self.bn1 = nn.BatchNorm2d(widths[3])
+        self.fc = nn.Linear(widths[3], n_classes)
         self.apply(_he)
+
+    def _stage(self, i, o, n, stride):
+        blocks = [_PreBlock(i, o, stride)] + [_PreBlock(o, o, 1) for _ in range(n-1)]
+        return nn.ModuleDict(dict(layer=nn.Sequential(*blocks)))
 
     def forward(self, x):
         x = self.conv1(x)
         for block in (self.block1, self.block2, self.block3): x = block["layer"](x)
         return self.fc(F.relu(self.bn1(x)).mean((2, 3)))
 
-# %% ../nbs/04_networks.ipynb #ccb5d056
+# %% ../nbs/04_networks.ipynb #43740f20
 def resnet32px(
     n_classes:int, # outputs
     block:type=BasicBlock, # torchvision's `BasicBlock` or `Bottleneck`
-    layers:list=(2, 2, 2, 2), # blocks a stage
+    layers:list=(2, 2, 2, 2), # blocks per stage
     **kwargs, # of torchvision's `ResNet`: `groups`, `width_per_group`
 )->nn.Module:
-    "torchvision's ResNet with a stem for 32 px images: ResNet-18 unless told otherwise"
+    "torchvision's ResNet with a stem for 32 px images; by default ResNet-18"
     net = ResNet(block, layers, num_classes=n_classes, **kwargs)
-    net.conv1, net.maxpool = nn.Conv2d(3, 64, 3, padding=1, bias=False), nn.Identity()
+    net.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    net.maxpool = nn.Identity()
     return net.apply(_he)
 
-# %% ../nbs/04_networks.ipynb #2e59058e
+# %% ../nbs/04_networks.ipynb #e1691f2d
 def resnext29(
     n_classes:int, # outputs
     groups:int=4, # AugMix's cardinality; 32 with `width` 4 for Xie et al.'s notation
-    width:int=32, # channels a group in the first stage
+    width:int=32, # channels per group in the first stage
 )->nn.Module:
     "ResNeXt-29 as in the AugMix code: 4 groups of 32 channels (Xie et al. 2017, Hendrycks et al. 2020)"
     net = resnet32px(n_classes, Bottleneck, (3, 3, 3, 1), groups=groups, width_per_group=width)
-    net.layer4, net.fc = nn.Identity(), nn.Linear(1024, n_classes)
+    net.layer4 = nn.Identity()
+    net.fc = nn.Linear(1024, n_classes)
     return net
 
 # %% ../nbs/04_networks.ipynb #574976db
@@ -129,7 +149,7 @@ def vgg16(
     head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, n_classes))
     return nn.Sequential(make_layers(cfgs["D"], batch_norm=True), head).apply(_he)
 
-# %% ../nbs/04_networks.ipynb #d1cc40bb
+# %% ../nbs/04_networks.ipynb #adda57b3
 def allconvnet(
     n_classes:int, # outputs
 )->nn.Module:
@@ -137,18 +157,31 @@ def allconvnet(
     return nn.Sequential(
         nn.Dropout(.2), *_conv(3, 96), *_conv(96, 96), *_conv(96, 96, stride=2),
         nn.Dropout(.5), *_conv(96, 192), *_conv(192, 192), *_conv(192, 192, stride=2),
-        nn.Dropout(.5), *_conv(192, 192, pad=0), *_conv(192, 192, 1), nn.Conv2d(192, n_classes, 1),
-        nn.AdaptiveAvgPool2d(1), nn.Flatten()).apply(_he)
+        nn.Dropout(.5), *_conv(192, 192, pad=0), *_conv(192, 192, 1),
+        nn.Conv2d(192, n_classes, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()).apply(_he)
 
-# %% ../nbs/04_networks.ipynb #5718a703
+# %% ../nbs/04_networks.ipynb #28d63ee4
 def digits_net(
     n_classes:int=10, # outputs
 )->nn.Module:
     "A small and fast network for the 32 px digits"
-    return nn.Sequential(*_conv(3, 16, stride=2), *_conv(16, 32, stride=2), *_conv(32, 64, stride=2),
-                         nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, n_classes)).apply(_he)
+    layers = [*_conv(3, 16, stride=2), *_conv(16, 32, stride=2), *_conv(32, 64, stride=2)]
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, n_classes)]
+    return nn.Sequential(*layers, *head).apply(_he)
 
-# %% ../nbs/04_networks.ipynb #a503baa5
-MODELS = {f"resnet{6*n+2}": partial(CifarResNet, n) for n in (3, 5, 7, 9, 18)} | dict(
-    resnet18=resnet32px, resnet34=partial(resnet32px, layers=(3, 4, 6, 3)), wrn40_2=WideResNet, allconvnet=allconvnet,
-    densenet=densenet, resnext29=resnext29, vgg16=vgg16, digits_net=digits_net)
+# %% ../nbs/04_networks.ipynb #4b9345d4
+MODELS = dict(
+    resnet20=partial(CifarResNet, 3),
+    resnet32=partial(CifarResNet, 5),
+    resnet44=partial(CifarResNet, 7),
+    resnet56=partial(CifarResNet, 9),
+    resnet110=partial(CifarResNet, 18),
+    resnet18=resnet32px,
+    resnet34=partial(resnet32px, layers=(3, 4, 6, 3)),
+    wrn40_2=WideResNet,
+    allconvnet=allconvnet,
+    densenet=densenet,
+    resnext29=resnext29,
+    vgg16=vgg16,
+    digits_net=digits_net,
+)

@@ -299,13 +299,13 @@ def _leave_mark(run, stage, rank):
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
 
-# %% ../nbs/02_runs.ipynb #67e67b0d
+# %% ../nbs/02_runs.ipynb #ad488283
 def _entered(run, stage):
     "What config.json holds on a stage; processes after the first wait until it says what they can act on"
     rank = this_process().rank
     if rank == 0: return run.record(stage)
     def ready():
-        has_mark = _mark(run, stage, rank).is_file()  # read first: it is removed after the stage was noted as done
+        has_mark = _mark(run, stage, rank).is_file()  # read first, since it is removed after the stage was noted as done
         record = run.record(stage)
         return record if record.get("finished") or not has_mark else {}
     return wait_for(ready, f"process 0 to enter or end {stage}")

@@ -6,10 +6,11 @@
 __all__ = ['EpochSeedCallback', 'EpochRowsCallback', 'unwrapped', 'CheckpointCallback', 'AutocastCallback', 'train',
            'keep_trained']
 
-# %% ../nbs/08_training.ipynb #50ca4f63
+# %% ../nbs/08_training.ipynb #b8783b9c
 import io, os, random
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 from fastai.callback.core import Callback
@@ -32,32 +33,53 @@ from .inference import PRECISIONS, check_precision
 
 # %% ../nbs/08_training.ipynb #8009a5f8
 class EpochSeedCallback(Callback):
-    "Seed every epoch by (seed, epoch), so that one that is repeated is the same; processes share the order of images, not the augmentation"
+    "Seed each epoch by (seed, epoch); processes share the order of images, not the augmentation"
     order = -50
-    def __init__(self, seed:int=0): self.seed = seed
+    def __init__(self,
+        seed:int=0, # random seed of the training
+    ): self.seed = seed
+
     def before_epoch(self):
-        s = (self.seed*1_000_003 + self.epoch) % 2**32
-        set_seed((s + 2_654_435_769*this_process().rank) % 2**32); self.dls.train.rng = random.Random(s)
+        order = (self.seed*1_000_003 + self.epoch) % 2**32
+        set_seed((order + 2_654_435_769*this_process().rank) % 2**32)
+        self.dls.train.rng = random.Random(order)
 
 # %% ../nbs/08_training.ipynb #ee61ae46
 def _sum_of_all(values):
-    "Sums of numbers over all processes"
+    "Numbers added up over all processes, each of its own type"
+    if not torch.distributed.is_initialized(): return values
     device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
-    total = torch.tensor(values, dtype=torch.float64, device=device); torch.distributed.all_reduce(total)
+    total = torch.tensor(values, dtype=torch.float64, device=device)
+    torch.distributed.all_reduce(total)
     return [type(v)(t) for v, t in zip(values, total.tolist())]
 
 # %% ../nbs/08_training.ipynb #23755d4d
 class EpochRowsCallback(Callback):
-    "A row an epoch in `learn.epoch_log`: epoch, lr, n, train_loss, valid_loss, valid_error"
+    "One row per epoch in `learn.epoch_log`: epoch, lr, n, train_loss, valid_loss, valid_error"
     order = 60
-    def before_epoch(self): self.sums = dict(train=[0., 0, 0], valid=[0., 0, 0])
+    def before_epoch(self):
+        self.sums = dict(train=[0., 0, 0], valid=[0., 0, 0])  # loss, wrong answers, images
+
     def after_batch(self):
-        s, n = self.sums["train" if self.training else "valid"], len(self.y)
-        s[0] += self.learn.loss.item()*n; s[1] += (self.pred.argmax(1) != self.y).sum().item(); s[2] += n
+        n, wrong = len(self.y), (self.pred.argmax(1) != self.y).sum().item()
+        sums = self.sums["train" if self.training else "valid"]
+        for i, value in enumerate((self.learn.loss.item()*n, wrong, n)): sums[i] += value
+
     def after_epoch(self):
-        if torch.distributed.is_initialized(): self.sums = {k: _sum_of_all(v) for k, v in self.sums.items()}
-        (loss, _, n), (vloss, wrong, vn) = self.sums["train"], self.sums["valid"]
-        if n: self.learn.epoch_log = [*getattr(self.learn, "epoch_log", []), dict(epoch=self.epoch+1, lr=float(self.opt.hypers[-1]["lr"]), n=n, train_loss=loss/n, valid_loss=vloss/max(vn, 1), valid_error=wrong/max(vn, 1))]
+        train_loss, _, n = _sum_of_all(self.sums["train"])
+        valid_loss, valid_wrong, n_valid = _sum_of_all(self.sums["valid"])
+        if not n: return  # an epoch that is skipped
+        lr, n_valid = float(self.opt.hypers[-1]["lr"]), max(n_valid, 1)
+        row = dict(epoch=self.epoch+1, lr=lr, n=n, train_loss=train_loss/n)
+        row |= dict(valid_loss=valid_loss/n_valid, valid_error=valid_wrong/n_valid)
+        self.learn.epoch_log = [*getattr(self.learn, "epoch_log", []), row]
+
+# %% ../nbs/08_training.ipynb #f5b7f5a3
+_sgd = partial(OptimWrapper, opt=torch.optim.SGD, momentum=.9, nesterov=True, weight_decay=5e-4)
+
+def _schedule(lr):
+    "Up to `lr` in a tenth of the steps, then down along a cosine"
+    return ParamScheduler(dict(lr=combined_cos(.1, lr/10, lr, lr/1000)))
 
 # %% ../nbs/08_training.ipynb #c4bfc4ff
 def unwrapped(
@@ -70,25 +92,39 @@ def unwrapped(
 class CheckpointCallback(Callback):
     "Save model, optimiser and log to `path` after each epoch; of several processes the first does"
     order = 70
-    def __init__(self, path:Path): self.path = path
+    def __init__(self,
+        path:Path, # the file
+    ): self.path = path
+
     def after_epoch(self):
-        if getattr(self.learn, "epoch_log", [{}])[-1].get("epoch") != self.epoch+1: return  # an epoch that is skipped
-        if not first_process(): return
-        state = dict(epoch=self.epoch+1, model=unwrapped(self.learn.model).state_dict(), opt=self.opt.state_dict(), log=self.learn.epoch_log)
-        data = io.BytesIO(); torch.save(state, data)  # torch's own writer dies otherwise than by an OSError where the disk is full
+        log = getattr(self.learn, "epoch_log", [{}])
+        skipped = log[-1].get("epoch") != self.epoch+1
+        if skipped or not first_process(): return
+        model, opt = unwrapped(self.learn.model).state_dict(), self.opt.state_dict()
+        data = io.BytesIO()  # if the disk is full, torch's own writer raises no OSError
+        torch.save(dict(epoch=self.epoch+1, model=model, opt=opt, log=log), data)
         write_atomic(self.path, lambda p: p.write_bytes(data.getbuffer()))
+
+# %% ../nbs/08_training.ipynb #8e3fd00f
+def _check_epochs(state):
+    "Raise `ValueError` unless the log has one row for each epoch that is done"
+    epochs = [row["epoch"] for row in state["log"] if row["valid_error"] >= 0]
+    if len(epochs) != state["epoch"] or epochs != list(range(1, len(epochs)+1)):
+        raise ValueError("epochs are missing")
 
 # %% ../nbs/08_training.ipynb #68d99b44
 def _resume(learn, path):
-    "Bring a Learner to where its checkpoint stands; returns the epochs done"
+    "Bring a Learner to the state of its checkpoint, if there is one; return the epochs done"
     if not path.is_file(): return 0
     try:
         state = _torch_file(path, learn.dls.device)
         learn.model.load_state_dict(state["model"])
-        learn.create_opt(); learn.opt.load_state_dict(state["opt"]); learn.epoch_log = state["log"]
-        rows = [r["epoch"] for r in state["log"] if r["valid_error"] >= 0]
-        if len(rows) != state["epoch"] or rows != list(range(1, len(rows)+1)): raise ValueError("epochs are missing")
-    except _DAMAGE as e: raise WrnbError(f"{path} is damaged: delete it to start this training again") from e
+        learn.create_opt()
+        learn.opt.load_state_dict(state["opt"])
+        learn.epoch_log = state["log"]
+        _check_epochs(state)
+    except _DAMAGE as e:
+        raise WrnbError(f"{path} is damaged: delete it to start this training again") from e
     return state["epoch"]
 
 # %% ../nbs/08_training.ipynb #83df78d3
@@ -96,86 +132,162 @@ class AutocastCallback(Callback):
     "Forward passes and losses in bfloat16, attacks on the model included; weights stay float32"
     order = -10
     def before_batch(self):
-        self.context = torch.autocast(self.dls.device.type, dtype=torch.bfloat16); self.context.__enter__()
+        self.context = torch.autocast(self.dls.device.type, dtype=torch.bfloat16)
+        self.context.__enter__()
+
     def after_pred(self): self.learn.pred = self.pred.float()
     def after_loss(self): self.context.__exit__(None, None, None)
 
 # %% ../nbs/08_training.ipynb #69725ec6
 class _MeanOfAll(torch.autograd.Function):
-    "Mean over all processes; its gradient is the gradients' mean over all processes"
+    "Mean over all processes; its gradient is the mean of their gradients"
     @staticmethod
     def forward(ctx, x):
-        x = x.clone(memory_format=torch.contiguous_format); torch.distributed.all_reduce(x)
+        x = x.clone(memory_format=torch.contiguous_format)
+        torch.distributed.all_reduce(x)
         return x/torch.distributed.get_world_size()
     @staticmethod
     def backward(ctx, grad): return _MeanOfAll.forward(ctx, grad)
 
 # %% ../nbs/08_training.ipynb #a3da8bac
 class _SharedBatchNorm(nn.modules.batchnorm._BatchNorm):
-    "Batch norm with the statistics of all processes' batches, which are of one size, on a CPU"
+    "Batch norm with the statistics of the batches of all processes, which have one size; for CPUs"
     def _check_input_dim(self, x): pass
+
     def forward(self, x):
         if not self.training: return super().forward(x)
-        dims, shape, f = [0, *range(2, x.dim())], (1, -1, *[1]*(x.dim()-2)), x.to(torch.promote_types(x.dtype, torch.float32))
-        mean = _MeanOfAll.apply(f.mean(dims)); var = _MeanOfAll.apply((f - mean.view(shape)).square().mean(dims))
-        if self.track_running_stats: self._update(mean.detach(), var.detach(), f.numel()//f.shape[1]*torch.distributed.get_world_size())
-        f = (f - mean.view(shape))*(var + self.eps).rsqrt().view(shape)
-        return (f*self.weight.view(shape) + self.bias.view(shape) if self.affine else f).to(x.dtype)
+        values = x.to(torch.promote_types(x.dtype, torch.float32))
+        mean = self._mean_of_all(values)
+        var = self._mean_of_all((values - self._like(mean, x)).square())
+        if self.track_running_stats: self._update(mean.detach(), var.detach(), self._count(x))
+        out = (values - self._like(mean, x))*self._like((var + self.eps).rsqrt(), x)
+        if self.affine: out = out*self._like(self.weight, x) + self._like(self.bias, x)
+        return out.to(x.dtype)
+
+    def _like(self, v, x):
+        "One value per channel, in a shape that goes with `x`"
+        return v.view(1, -1, *[1]*(x.dim()-2))
+
+    def _mean_of_all(self, v):
+        "Mean per channel over the batches of all processes"
+        return _MeanOfAll.apply(v.mean([0, *range(2, v.dim())]))
+
+    def _count(self, x):
+        "Values per channel in the batches of all processes"
+        return x.numel()//x.shape[1]*torch.distributed.get_world_size()
 
     def _update(self, mean, var, n):
+        "Move the running statistics; the running variance is the unbiased one"
         self.num_batches_tracked.add_(1)
         share = 1/self.num_batches_tracked.item() if self.momentum is None else self.momentum
-        self.running_mean.lerp_(mean, share); self.running_var.lerp_(var*n/(n-1), share)
+        self.running_mean.lerp_(mean, share)
+        self.running_var.lerp_(var*n/(n-1), share)
 
-# %% ../nbs/08_training.ipynb #cacc5d64
+# %% ../nbs/08_training.ipynb #3a94d57e
+_SHARABLE = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
 def _norms(model):
-    "The batch norm layers of a model; raises `WrnbError` where one cannot be shared"
+    "The batch norm layers of a model; raise `WrnbError` if one cannot be shared"
     norms = [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for m in norms:
-        if type(m) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm):
-            raise WrnbError(f"the model's {type(m).__name__} cannot be shared by several processes: fine-tune it in one process, without accelerate launch")
+        if type(m) not in _SHARABLE:
+            raise WrnbError(f"the model's {type(m).__name__} cannot be shared by several processes: fine-tune it "
+                            "in one process, without accelerate launch")
     return norms
 
+# %% ../nbs/08_training.ipynb #7fe6b712
+@contextmanager
+def _shared_norms(model, cpu):
+    "Within this context, batch norm layers take their statistics over all processes"
+    kinds = {m: type(m) for m in _norms(model)}
+    for m in kinds:
+        m.__class__ = _SharedBatchNorm if cpu else nn.SyncBatchNorm
+        m.process_group = None
+    try: yield
+    finally:
+        for m, kind in kinds.items(): m.__class__ = kind
+
 # %% ../nbs/08_training.ipynb #62f79c72
-def _shared_loader(dl):
-    "A loader that reads this process's share of every batch of `dl`"
+def _shared_loader(dl, rank, world):
+    "A loader that reads, of every batch of `dl`, the share of process number `rank` of `world`"
     from fastai.distributed import DistributedDL
+
     class SharedDL(DistributedDL):
         rng = property(lambda self: self.dl.rng, lambda self, rng: setattr(self.dl, "rng", rng))
         def __len__(self): return len(self.dl)
         def get_idxs(self):
-            steps, w = chunked(self.dl.get_idxs(), self.dl.bs, drop_last=self.drop_last), self.world_size
-            return [i for s in steps for i in s[self.rank*len(s)//w:(self.rank+1)*len(s)//w]]
-        def create_batches(self, samps): return batches(self.dataset, list(chunked(list(samps), self.bs)))
+            steps = chunked(self.dl.get_idxs(), self.dl.bs, drop_last=self.drop_last)
+            def share(step): return step[rank*len(step)//world:(rank+1)*len(step)//world]
+            return [i for step in steps for i in share(step)]
+        def create_batches(self, samps):
+            return batches(self.dataset, list(chunked(list(samps), self.bs)))
         def to_detach(self, b, cpu=True, gather=True): return to_detach(b, cpu, gather=False)
-    shared = SharedDL(dl); shared.bs = dl.bs//shared.world_size
+
+    shared = SharedDL(dl, rank, world)
+    shared.bs = dl.bs//world
     return shared
+
+# %% ../nbs/08_training.ipynb #16201757
+@contextmanager
+def _shared_loaders(dls, me):
+    "Within this context, each loader reads the share of this process"
+    loaders = list(dls.loaders)
+    dls.loaders = [_shared_loader(dl, me.rank, me.world) for dl in loaders]
+    try: yield
+    finally: dls.loaders = loaders
 
 # %% ../nbs/08_training.ipynb #e0c55d2a
 class _OwnBuffersCallback(Callback):
-    "Leave out the broadcast of buffers before every forward pass: shared batch norm keeps them equal, and shares of the last batch may be empty"
+    "Leave buffers alone: shared batch norm keeps them equal, and a share may be empty"
     order = 12  # after fastai's `DistributedTrainer`
     def before_fit(self): self.learn.model.broadcast_buffers = False
+
+# %% ../nbs/08_training.ipynb #eaf0b709
+def _meet(me):
+    "Check that the processes can find each other, and set the variables that fastai looks for"
+    if find_spec("accelerate") is None:
+        raise WrnbError("training in several processes needs accelerate: pip install accelerate")
+    if "MASTER_ADDR" not in os.environ:
+        raise WrnbError(f"training in {me.world} processes needs MASTER_ADDR and MASTER_PORT, "
+                        "where they meet: start with accelerate launch, or set them")
+    places = dict(RANK=me.rank, WORLD_SIZE=me.world, LOCAL_RANK=me.local)
+    for name, number in places.items(): os.environ.setdefault(name, str(number))
 
 # %% ../nbs/08_training.ipynb #d64ff00e
 @contextmanager
 def _together(learn):
-    "fastai's distributed context, for a Learner on any device; nothing where there is one process"
+    "fastai's distributed context, for a Learner on any device; one process alone needs none"
     me, cpu = this_process(), learn.dls.device.type == "cpu"
-    if me.world == 1: yield; return
-    try: import accelerate
-    except ImportError: raise WrnbError("training in several processes needs accelerate: pip install accelerate") from None
-    if "MASTER_ADDR" not in os.environ: raise WrnbError(f"training in {me.world} processes needs MASTER_ADDR and MASTER_PORT, where they meet: start with accelerate launch, or set them")
-    import fastai.distributed
-    for k, v in dict(RANK=me.rank, WORLD_SIZE=me.world, LOCAL_RANK=me.local).items(): os.environ.setdefault(k, str(v))  # where fastai looks
-    loaders, kinds = list(learn.dls.loaders), {m: type(m) for m in _norms(learn.model)}
-    learn.dls.loaders = [_shared_loader(dl) for dl in loaders]
-    for m in kinds: m.__class__, m.process_group = _SharedBatchNorm if cpu else nn.SyncBatchNorm, None
-    try:
-        with learn.distrib_ctx(sync_bn=False, cpu=cpu, mixed_precision="no"), learn.added_cbs(_OwnBuffersCallback()): yield
-    finally:
-        learn.dls.loaders = loaders
-        for m, kind in kinds.items(): m.__class__ = kind
+    if me.world == 1: yield
+    else:
+        _meet(me)
+        with _shared_norms(learn.model, cpu), _shared_loaders(learn.dls, me):  # imports fastai.distributed
+            distributed = learn.distrib_ctx(sync_bn=False, cpu=cpu, mixed_precision="no")
+            with distributed, learn.added_cbs(_OwnBuffersCallback()): yield
+
+# %% ../nbs/08_training.ipynb #1e3cee05
+@contextmanager
+def _plain_errors():
+    "Errors of a training as one line"
+    try: yield
+    except WrnbError as e: raise WrnbError(str(e).splitlines()[-1].strip()) from e
+    except RuntimeError as e:
+        lost = isinstance(e, torch.distributed.DistError) or "gloo" in str(e)
+        if this_process().world == 1 or not lost: raise
+        raise WrnbError("another of the processes that train together was lost: "
+                        "start all of them again, finished epochs stay") from e
+
+# %% ../nbs/08_training.ipynb #1309777a
+def _check_training(epochs, lr, bs, precision, n):
+    "Raise `WrnbError` unless `n` images can be trained on with these settings"
+    check_range("epochs", epochs, 0)
+    check_range("lr", lr, 0, above=True)
+    check_range("bs", bs, 1)
+    check_precision(precision)
+    step, world = min(bs, n), this_process().world
+    if step % world:
+        raise WrnbError(f"bs={step} images per step cannot be shared evenly by {world} processes: "
+                        f"give bs= a multiple of {world}")
 
 # %% ../nbs/08_training.ipynb #55506142
 def train(
@@ -183,34 +295,31 @@ def train(
     ds:Dataset, # training images
     valid:Dataset, # images to watch the training with; nothing is chosen by them
     epochs:int=5, # times through the training images; 0 only makes the Learner
-    lr:float=0.1, # largest learning rate
-    bs:int=128, # images a step, of all processes together
-    seed:int=0, # of order and augmentation
+    lr:float=0.1, # peak learning rate, above 0
+    bs:int=128, # images per step, of all processes together
+    seed:int=0, # random seed of order and augmentation
     cbs:list=(), # more fastai callbacks: transforms, losses
-    out:Path=None, # folder of log and checkpoint to resume from; None keeps nothing
+    out:Path=None, # folder for log and checkpoint, to resume from; None keeps nothing
     device:str="auto", # "auto", "cpu", "cuda", ...
-    workers:int=0, # processes that decode images
+    workers:int=0, # processes that decode images; 0: this one does
     precision:str="fp32", # "fp32" or "bf16"
-)->Learner:
-    "Train with SGD, Nesterov momentum and a cosine schedule; interrupted and started again, it ends with the same weights"
-    check_range("epochs", epochs, 0); check_range("lr", lr, 0, above=True); check_range("bs", bs, 1); check_precision(precision)
-    step, world = min(bs, len(ds)), this_process().world
-    if step % world: raise WrnbError(f"bs={step} images a step cannot be shared evenly by {world} processes: give --bs a multiple of {world}")
+)->Learner: # in evaluation mode, with one row per epoch in its `epoch_log`
+    "SGD with a cosine schedule; resumed, it ends with the same weights. Raise `WrnbError` on bad settings"
+    _check_training(epochs, lr, bs, precision, len(ds))
     dls = pixel_loaders(ds, valid, bs, pick_device(device), workers)
-    sgd = partial(OptimWrapper, opt=torch.optim.SGD, momentum=.9, nesterov=True, weight_decay=5e-4)
-    schedule = ParamScheduler(dict(lr=combined_cos(.1, lr/10, lr, lr/1000)))
+    callbacks = [EpochSeedCallback(seed), EpochRowsCallback()]
+    if PRECISIONS[precision]: callbacks.append(AutocastCallback())
+    callbacks += cbs
     checkpoint = out and Path(out)/"checkpoint.pt"
-    learn = Learner(dls, model.to(dls.device, memory_format=torch.channels_last), loss_func=CrossEntropyLossFlat(), opt_func=sgd, lr=lr,
-                    cbs=[EpochSeedCallback(seed), EpochRowsCallback(), *([AutocastCallback()] if PRECISIONS[precision] else []), *cbs, *([CheckpointCallback(checkpoint)] if out else [])])
-    done = _resume(learn, checkpoint) if out else 0
-    with learn.no_logging(), nullcontext() if shows_progress() else learn.no_bar():
-        try:
-            if done < epochs:
-                with _together(learn): learn.fit(epochs, lr=lr, cbs=schedule, start_epoch=done)
-        except WrnbError as e: raise WrnbError(str(e).splitlines()[-1].strip()) from e  # fastai puts the callback's name before it
-        except RuntimeError as e:
-            if world == 1 or not (isinstance(e, torch.distributed.DistError) or "gloo" in str(e)): raise
-            raise WrnbError("another of the processes that train together was lost: start all of them again, finished epochs stay") from e
+    if checkpoint: callbacks.append(CheckpointCallback(checkpoint))
+    model = model.to(dls.device, memory_format=torch.channels_last)
+    loss = CrossEntropyLossFlat()
+    learn = Learner(dls, model, loss_func=loss, opt_func=_sgd, lr=lr, cbs=callbacks)
+    done = _resume(learn, checkpoint) if checkpoint else 0
+    if done < epochs:
+        silent = nullcontext() if shows_progress() else learn.no_bar()
+        with learn.no_logging(), silent, _plain_errors(), _together(learn):
+            learn.fit(epochs, lr=lr, cbs=_schedule(lr), start_epoch=done)
     learn.model.eval()
     return learn
 
@@ -221,6 +330,9 @@ def keep_trained(
     stage:str, # the stage that is done with it
     name:str, # the folder in it for weights and log
 ):
-    "Save a trained model and its log in a run folder, note the stage as done and drop the checkpoint"
-    if first_process(): write_table(pd.DataFrame(learn.epoch_log), run/name/"log.csv"); save_weights(learn.model, run/name/"model.safetensors")
-    run.finish(stage); (run/name/"checkpoint.pt").unlink(missing_ok=True)
+    "Save a trained model and its log in a run folder, mark the stage as done, drop the checkpoint"
+    if first_process():
+        write_table(pd.DataFrame(learn.epoch_log), run/name/"log.csv")
+        save_weights(learn.model, run/name/"model.safetensors")
+    run.finish(stage)
+    (run/name/"checkpoint.pt").unlink(missing_ok=True)
