@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['FAMILIES', 'RULES', 'three_subsets', 'all_perturbations', 'Validation', 'validate', 'read_validation']
 
-# %% ../nbs/14_validation.ipynb #22dcdd3a
+# %% ../nbs/14_validation.ipynb #6e58af33
 import json
 from collections import Counter
 from dataclasses import dataclass, field
@@ -14,7 +14,6 @@ from hashlib import blake2b
 from pathlib import Path
 
 from fastcore.basics import patch
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -26,6 +25,7 @@ from .runs import Run, in_parts, read_json, read_table, write_atomic, write_tabl
 from .data import data_hash, images_of, indices, subset
 from .models import as_model, untouched, weights_hash
 from .inference import check_classifier, check_precision
+from .weak import new_figure
 from .corruptions import CORRUPTIONS, corruptions
 from .attacks import attacks
 from .measurement import (
@@ -264,7 +264,7 @@ def read_validation(
     run = Run(path)
     return Validation(read_table(run/"validation.csv"), read_json(run/"weaknesses.json").get("rule"))
 
-# %% ../nbs/14_validation.ipynb #1b61c7a2
+# %% ../nbs/14_validation.ipynb #61c44654
 @patch
 def plot(self:Validation,
     subset:str="weak", # "weak", "random" or "test"
@@ -275,7 +275,7 @@ def plot(self:Validation,
     halves = [(t[~is_attack], "severity"), (t[is_attack], "eps x 255")]
     halves = [(half, label) for half, label in halves if len(half)]
     size = 4.2*len(halves), 1.2 + .24*max(half.perturbation.nunique() for half, _ in halves)
-    fig, axs = plt.subplots(1, len(halves), figsize=size, squeeze=False, layout="constrained")
+    fig, axs = new_figure(1, len(halves), figsize=size, squeeze=False, layout="constrained")
     for ax, (half, label) in zip(axs[0], halves): _heat_map(ax, half, order, label)
     fig.suptitle(f"error (%) on {t.n.max()} {subset} images", fontsize=11)
     return fig
@@ -290,19 +290,18 @@ def _heat_map(ax, rows, order, label):
     ax.set(ylabel="", xlabel=label)
     ax.tick_params(axis="y", rotation=0)
 
-# %% ../nbs/14_validation.ipynb #5337c2ed
+# %% ../nbs/14_validation.ipynb #ec5537b5
 @patch
 def plot_subsets(self:Validation):
     "Bars: each type's mean error on weak, random and test images, with the rule's threshold. Returns the figure"
     order = self.types().perturbation
     bars = 100*pd.DataFrame(self.errors()).loc[order]
-    ax = bars.plot.bar(figsize=(max(6, .36*len(bars)), 3.2), width=.8, xlabel="",
-                       ylabel="mean error over severities (%)")
+    fig, ax = new_figure(figsize=(max(6, .36*len(bars)), 3.2), layout="constrained")
+    bars.plot.bar(ax=ax, width=.8, xlabel="", ylabel="mean error over severities (%)")
     ax.axhline(100*self.split()["threshold"], color="grey", ls=":", label="threshold of a weakness")
     ax.legend(fontsize=8)
     ax.set_xticklabels(order, rotation=40, ha="right", fontsize=8)
-    ax.figure.set_layout_engine("constrained")
-    return ax.figure
+    return fig
 
 # %% ../nbs/14_validation.ipynb #2e3c1220
 @patch
