@@ -12,9 +12,9 @@ forward   Images x neighbours per second of `score_robustness` (`rate`) against 
           compiled copy that the scorer works with (`folded_rate`, `ratio_folded`: what is below 1 there are the
           scorer's own costs). The goal is a ratio of 0.9. `drawing` is the share of the scorer's time that the noise
           takes, timed alone; `prepare_s` the seconds that folding or compiling takes, once and outside of the clock.
-          All take turns, the best of the repeats counts. ResNet-20 has 32 px and fresh weights, EfficientNet-Lite0 224 px and
-          ImageNet's; pixels are random: neither changes the work. 48 neighbours fill the batches; the clean images are
-          passed, and not counted. The compiled copy is timed with all threads.
+          All take turns, the best of the repeats counts. ResNet-20 has 32 px and fresh weights, EfficientNet-Lite0
+          224 px and ImageNet's; pixels are random: neither changes the work. 48 neighbours fill the batches; the
+          clean images are passed, and not counted. The compiled copy is timed with all threads.
 bf16      Spearman's rank correlation of the scores in bf16 with those in fp32, and how many of the 100 weakest they
           share: 1,000 real CIFAR-10 training images, the published ResNet-20 (FILE, or the environment's WRNB_RESNET20;
           left out without), 50 neighbours, eps 0.05.

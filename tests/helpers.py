@@ -1,5 +1,5 @@
 """What several test files do: start, strike and refuse commands, hash what they leave, write pictures, find data"""
-import hashlib, os, re, signal, subprocess, sys, time
+import hashlib, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -73,16 +73,6 @@ def complaint(capsys, *argv):
     assert code == 2, (code, err)
     assert err.startswith("wrnb: ") and err.count("\n") == 1 and err.endswith("\n") and "Traceback" not in err, err
     return err
-
-
-def as_arguments(line):
-    "A command's line with the options named as the Python arguments: `--batch-size 0` is `batch_size=0`"
-    return re.sub(r"--([a-z][a-z-]*)[= ]", lambda option: option[1].replace("-", "_") + "=", line)
-
-
-def says(line, words):
-    "Does a command's line say this, whether it names the option or the argument?"
-    return words in line or words in as_arguments(line)
 
 
 # --- what is left ---------------------------------------------------------------------------------

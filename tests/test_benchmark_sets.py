@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-import wrnb.data
+import wrnb.image_sets
 from helpers import cut
 from wrnb.corrupted_sets import C_BAR, corrupted_set, save_corrupted
 from wrnb.benchmark import evaluate, read_evaluation
@@ -116,11 +116,11 @@ def test_only_the_classes_asked_for_are_read(tmp_path):
 
 def test_pictures_are_decoded_when_they_are_asked_for(tmp_path, monkeypatch):
     path = write_pictures(tmp_path/"set", FIFTEEN, 16)
-    got, opened, real = corrupted_set(path), [], wrnb.data.read_image
+    got, opened, real = corrupted_set(path), [], wrnb.image_sets.read_image
     def read_image(p, *args, **kwargs):
         opened.append(p)
         return real(p, *args, **kwargs)
-    monkeypatch.setattr(wrnb.data, "read_image", read_image)
+    monkeypatch.setattr(wrnb.image_sets, "read_image", read_image)
     ds = got.images("snow", 2)
     assert not opened
     ds[3]

@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 from torch import nn
 
 import wrnb.weak  # noqa: F401 (gives Scores its selection)
-from benchmarks.faults import arrays
+from faults_files import arrays
 from helpers import some
 from wrnb.corrupted_sets import corrupted_set
 from wrnb.core import WrnbError, wilson

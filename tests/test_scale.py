@@ -12,7 +12,7 @@ import torch
 from fastai.callback.core import Callback
 from PIL import Image
 
-from helpers import ENV, cut, same_bytes, says
+from helpers import ENV, cut, same_bytes
 from wrnb.cli import main
 from wrnb.core import WrnbError, this_process
 from wrnb.runs import Run
@@ -269,10 +269,10 @@ def test_other_options_are_refused_by_each(launched, digits_model, members):
     command = ["score", "digits", "--model", digits_model, "--out", str(run.path), *SETUP, "--n-neighbors", "6"]
     members.start_all(main, command)
     members.end(code=2)
-    refusal = f"{run.path} was made with score n_neighbors=5, not 6: give the same or choose another"
+    refusal = f"{run.path} was made with score --n-neighbors 5, not 6: give the same or choose another --out"
     for rank in (0, 1):
         lines = [line for line in members.printed(rank).splitlines() if line.startswith("wrnb: ")]
-        assert len(lines) == 1 and says(lines[0], f"wrnb: {refusal}"), members.printed(rank)
+        assert lines == [f"wrnb: {refusal}"], members.printed(rank)
 
 
 def write_pictures(folder, n, split):
@@ -306,8 +306,8 @@ def test_a_bad_image_ends_the_process_that_met_it(members, tmp_path):
 
 def score_files(data, out):
     "Score a set whose pictures stay in their files"
-    import wrnb.data
-    wrnb.data._IN_MEMORY = 0
+    import wrnb.folders
+    wrnb.folders._IN_MEMORY = 0
     model = f"digits_net@{out}/two.safetensors"
     return main(["score", str(data), "--model", model, "--out", str(out/"run"), "--n-neighbors", "2"])
 

