@@ -20,8 +20,12 @@ from torchvision import transforms as tv
 from torchvision.datasets import ImageFolder
 
 from wrnb.core import WrnbError
-from wrnb.data import (ImageSet, LearnerSet, as_images, batches, class_order, classes_of, data_hash, folder_set,
-                       ids_of, images_of, indices, limited, load_data, pixel_loaders, read_image, subset)
+from wrnb.pictures import read_image
+from wrnb.images import as_images, classes_of, ids_of, indices
+from wrnb.image_sets import ImageSet, batches, limited, subset
+from wrnb.folders import folder_set, load_data
+from wrnb.learners import LearnerSet, class_order, images_of, pixel_loaders
+from wrnb.data import data_hash
 
 RNG = np.random.default_rng(0)
 

@@ -18,7 +18,9 @@ from torch.utils.data import Dataset
 
 from .core import WrnbError, check_choice, check_range, check_whole, pick_device, this_process
 from .runs import Run
-from .data import batches, data_hash, images_of
+from .image_sets import batches
+from .learners import images_of
+from .data import data_hash
 from .models import as_model, load_weights, untouched, weights_hash
 from .inference import check_classifier
 from .training import keep_trained, train
@@ -26,7 +28,8 @@ from .corruptions import CORRUPTIONS, Corruption, EXTRA, pick_preset
 from .attacks import ATTACKS
 from .validation import Validation
 from .augmentation import augmix, jensen_shannon, random_crop, random_flip
-from .terms import Consistency, Perturbed, TermsCallback, _label, _transforms
+from .terms import Consistency, Perturbed, TermsCallback, _label
+from .learners import _transforms
 from .heads import HeadFirstCallback
 
 # %% ../nbs/15_enhancement.ipynb #444a5a8b
