@@ -4,8 +4,9 @@ import torch
 
 from helpers import CHECKPOINT, CIFAR10, needs_checkpoint, needs_cifar10
 from wrnb.core import WrnbError
-from wrnb.data import folder_set
-from wrnb.models import check_outputs, load_weights, logits_of, save_weights, weights_hash
+from wrnb.folders import folder_set
+from wrnb.models import load_weights, save_weights, weights_hash
+from wrnb.inference import check_outputs, logits_of
 from wrnb.pretrained import load_model
 
 BYTES_KEPT = [0, 1, 2, 7, 8, 9, 64, 200, *range(300, 3000, 7)]

@@ -23,7 +23,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from .core import WrnbError, check_choice, check_pixels, progress
-from .data import batches, class_order
+from .image_sets import batches
+from .learners import class_order
 from .models import as_model, check_logits, logits_in, untouched
 
 # %% ../nbs/07_inference.ipynb #81202792

@@ -17,9 +17,10 @@ from torch import nn
 import torchvision
 
 from .core import WrnbError, as_path, check_whole, wilson
-from .data import class_order
+from .learners import class_order
 from .networks import MODELS, CifarResNet, by_our_names
-from .models import IMAGENET_STATS, STATS, PixelModel, _load, _loaded, _part, _state_in, as_model
+from .learners import _part
+from .models import IMAGENET_STATS, STATS, PixelModel, _load, _loaded, _state_in, as_model
 
 # %% ../nbs/06_pretrained.ipynb #6a101076
 def _outputs(layer): return getattr(layer, "out_features", getattr(layer, "out_channels", 0))
