@@ -17,7 +17,7 @@ import tools.readme
 from tools import house
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = """core randomness runs pictures images image_sets folders learners data networks models pretrained inference
+ROOMS = """core randomness runs pictures images image_sets folders learners data networks checkpoints models sources pretrained inference
     training scoring weak corruptions attacks measurement validation enhancement archives corrupted_sets evaluation
     benchmark loop report cli""".split()
 DOORS = ("loop", "report", "cli")  # rooms with names that `from wrnb.all import *` does not give
