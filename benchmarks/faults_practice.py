@@ -26,7 +26,8 @@ from wrnb.corruptions import corrupt
 from wrnb.data import load_data, read_image, subset
 from wrnb.enhancement import enhance
 from wrnb.measurement import Clean
-from wrnb.models import logits_of, save_weights
+from wrnb.inference import logits_of
+from wrnb.models import save_weights
 from wrnb.pretrained import load_model
 from wrnb.runs import Run, read_table, write_table
 from wrnb.scoring import score_robustness
