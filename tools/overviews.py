@@ -19,7 +19,7 @@ SECTIONS = dict(  # folder: title, line, pages in the order of reading (others f
 GROUPS = {  # group of rooms: its rooms, from left to right
     "Foundations": "core randomness runs",
     "Images and classifiers": "pictures images image_sets folders learners data "
-                              "networks models pretrained inference callbacks together training",
+                              "networks checkpoints models sources pretrained inference callbacks together training",
     "Weak samples": "scoring weak",
     "Perturbations": "corruptions attacks",
     "Weaknesses": "measurement validation augmentation terms heads enhancement",

@@ -14,7 +14,8 @@ from torch import nn
 from .core import WrnbError, as_path, check_whole
 from .runs import Run
 from .folders import load_data
-from .pretrained import input_size, knows_classes, load_model
+from .sources import input_size
+from .pretrained import knows_classes, load_model
 from .augmentation import random_crop, random_flip
 
 # %% ../nbs/18_setup.ipynb #b34d6687
