@@ -374,7 +374,8 @@ def test_numbers_of_any_type(options, tmp_path):
 
 @pytest.mark.parametrize("perturbations, words", [
     (["fog"], "'fog'"), ("fog", "'fog'"), ([Corruption], "Corruption"),
-    ([lambda model, x, y, seed=0: x], "not a perturbation"), ([Clean(), Clean()], "clean of severity 0 twice"), ([], "empty")])
+    ([lambda model, x, y, seed=0: x], "not a perturbation"), ([Clean(), Clean()], "clean of severity 0 twice"),
+    ([], "empty")])
 def test_what_is_not_a_perturbation(perturbations, words):
     refused(lambda: validate(Levels(), [0], greys(), greys(), perturbations, device="cpu"), "perturbations=", words)
 
