@@ -15,7 +15,8 @@ from wrnb.corrupted_sets import C_BAR, corrupted_set, save_corrupted
 from wrnb.benchmark import evaluate, read_evaluation
 from wrnb.core import WrnbError
 from wrnb.corruptions import CORRUPTIONS, EXTRA, FAMILY, corrupt
-from wrnb.data import ImageSet, limited, load_data
+from wrnb.image_sets import ImageSet, limited
+from wrnb.folders import load_data
 
 FIFTEEN = sum(CORRUPTIONS.values(), [])
 ALL = [*FIFTEEN, *EXTRA.values()]

@@ -19,7 +19,8 @@ from wrnb.benchmark import Evaluation, compare, evaluate, read_evaluation
 from wrnb.core import WrnbError
 from wrnb.corrupted_sets import C_BAR, corrupted_set, save_corrupted
 from wrnb.corruptions import CORRUPTIONS, Corruption, FAMILY, corruptions
-from wrnb.data import ImageSet, pixel_loaders
+from wrnb.image_sets import ImageSet
+from wrnb.learners import pixel_loaders
 from wrnb.measurement import Clean, wrong_under
 from wrnb.validation import Validation, all_perturbations, read_validation, validate
 

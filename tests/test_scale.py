@@ -16,11 +16,12 @@ from helpers import ENV, cut, same_bytes
 from wrnb.cli import main
 from wrnb.core import WrnbError, this_process
 from wrnb.runs import Run
-from wrnb.data import load_data
+from wrnb.folders import load_data
 from wrnb.enhancement import enhance
 from wrnb.models import save_weights, weights_hash
 from wrnb.pretrained import load_model
-from wrnb.training import unwrapped, train
+from wrnb.callbacks import unwrapped
+from wrnb.training import train
 from wrnb.scoring import score_robustness
 
 SETUP = ["--limit", "300", "--test-limit", "30"]
@@ -354,7 +355,7 @@ def trained(folder):
     digits, test = load_data("digits", limit=300, test_limit=101)
     learn = train(net, digits, test, epochs=3, lr=.1, bs=64, cbs=[watch], device="cpu")
     assert learn.model is net and [type(m) for m in net.modules()] == kinds
-    assert [type(d).__name__ for d in learn.dls.loaders] == ["PixelLoader"]*2
+    assert [type(d).__name__ for d in learn.dls.loaders] == ["_PictureLoader"]*2
     place = this_process()
     result = dict(first=watch.first, weights=net.state_dict(), log=learn.epoch_log)
     torch.save(result, folder/f"trained{place.rank}of{place.world}.pt")

@@ -16,7 +16,7 @@ import numpy as np
 
 from .core import WrnbError
 from .pictures import read_image
-from .data import class_order
+from .learners import class_order
 
 # %% ../nbs/16_archives.ipynb #2fd718e5
 _UNREADABLE = ValueError, TypeError, OverflowError, OSError, EOFError, tokenize.TokenError, BadZipFile

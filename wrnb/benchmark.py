@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from .core import WrnbError, check_choice, check_whole, first_process, pick_device
 from .runs import Run, read_table, write_table
-from .data import as_images, images_of
+from .images import as_images
+from .learners import images_of
 from .models import untouched
 from .inference import check_precision
 from .weak import new_figure

@@ -20,7 +20,9 @@ from torch.utils.data import Dataset
 
 from .core import WrnbError, as_path, check_whole, pick_device, progress, this_process
 from .runs import Run, write_atomic
-from .data import ImageSet, as_images, batches, classes_of, data_hash, limited as part_of
+from .images import as_images, classes_of
+from .image_sets import ImageSet, batches, limited as part_of
+from .data import data_hash
 from .corruptions import CORRUPTIONS, Corruption, EXTRA, FAMILY, PRESETS, corrupt, pick_preset
 from .archives import broken, is_name, read_arrays, read_folders, save_picture
 

@@ -15,7 +15,9 @@ from torch.utils.data import Dataset
 
 from .core import WrnbError, check_range, check_whole
 from .runs import in_parts
-from .data import as_images, class_order, classes_of, data_hash, images_of
+from .images import as_images, classes_of
+from .learners import class_order, images_of
+from .data import data_hash
 from .models import as_model, logits_in, weights_hash
 from .inference import check_classifier
 from .corruptions import corruptions, pick_preset

@@ -19,7 +19,9 @@ from torch.utils.data import Dataset
 
 from .core import WrnbError, plain_number, wilson
 from .runs import COLUMNS
-from .data import Images, as_images, batches, class_order, classes_of
+from .images import Images, as_images, classes_of
+from .image_sets import batches
+from .learners import class_order
 from .models import as_model, check_logits, logits_in, untouched
 from .pretrained import warn_if_chance
 from .inference import InferenceModel

@@ -22,7 +22,10 @@ from torch.utils.data import Dataset
 
 from .core import WrnbError, check_range, check_whole, first_process, pick_device, wait_for
 from .runs import Run, in_parts, read_json, read_table, write_atomic, write_table
-from .data import data_hash, images_of, indices, subset
+from .images import indices
+from .image_sets import subset
+from .learners import images_of
+from .data import data_hash
 from .models import as_model, untouched, weights_hash
 from .inference import check_classifier, check_precision
 from .weak import new_figure

@@ -16,7 +16,7 @@ import pandas as pd
 
 from .core import WrnbError, check_range, check_whole
 from .runs import COLUMNS
-from .data import indices
+from .images import indices
 from .scoring import Scores
 
 # %% ../nbs/10_weak.ipynb #a481f6ee
