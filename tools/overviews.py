@@ -22,7 +22,7 @@ GROUPS = {  # group of rooms: its rooms, from left to right
     "Weak samples": "scoring weak",
     "Perturbations": "corruptions attacks",
     "Weaknesses": "measurement validation enhancement",
-    "Evaluation": "corrupted_sets benchmark",
+    "Evaluation": "archives corrupted_sets evaluation benchmark",
     "Doors": "loop report cli all"}
 ENTRIES_SHOWN = 6  # entries of a table that stand for it where its line of code says nothing
 

@@ -7,6 +7,7 @@ __all__ = ['ATTACKS', 'gradient_attack', 'Attack', 'universal_perturbation', 'Un
            'worst_case']
 
 # %% ../nbs/12_attacks.ipynb #2a93f767
+from collections import namedtuple
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import inf
@@ -14,22 +15,26 @@ from math import inf
 import torch
 import torch.nn.functional as F
 
-from .core import WrnbError, check_pixels, check_range
+from .core import WrnbError, check_choice, check_pixels, check_range
 from .randomness import fold_in, image_keys, normal, uniform
+from .models import check_logits
 
 # %% ../nbs/12_attacks.ipynb #533e3421
-def _checked(logits, y):
+def _check_logits(out, y):
     "The logits, if there is a finite one for every class in `y`"
-    if not logits.isfinite().all(): raise WrnbError("the model gives logits that are nan or infinite: check its weights and its normalisation")
-    if len(y) and not 0 <= y.min() <= y.max() < logits.shape[1]: raise WrnbError(f"labels run from {y.min()} to {y.max()}, but the model has {logits.shape[1]} outputs: give the model of this data set")
+    logits = check_logits(out)
+    n = logits.shape[1]
+    if len(y) and not 0 <= y.min() <= y.max() < n:
+        raise WrnbError(f"labels run from {y.min()} to {y.max()}, but the model has {n} outputs: "
+                        "give the model of this data set")
     return logits
 
 # %% ../nbs/12_attacks.ipynb #bef00aa4
 def _loss_gradient(model, v, y, x=None):
-    "Gradient in `v` of the summed cross-entropy of images `v`, or of `x + v`; and which of them are classified as `y`"
+    "Gradient in `v` of the summed loss of images `v` or `x + v`, and which of them are right"
     v = v.detach().requires_grad_()
     with torch.enable_grad():
-        logits = _checked(model(v if x is None else (x + v).clamp(0, 1)), y)
+        logits = _check_logits(model(v if x is None else (x + v).clamp(0, 1)), y)
         loss = F.cross_entropy(logits, y, reduction="sum")
     return torch.autograd.grad(loss, v)[0], logits.detach().argmax(1) == y
 
@@ -45,50 +50,81 @@ def _evaluating(model):
         for m in training: m.training = True
 
 # %% ../nbs/12_attacks.ipynb #7272a3c0
+_Settings = namedtuple("_Settings", "eps alpha steps start momentum norm early_stop restarts",
+                       defaults=("zero", 0., "linf", False, 1))
+
 def _length(d): return d.flatten(1).norm(dim=1).clamp_min(1e-12).view(-1, 1, 1, 1)
 
-# %% ../nbs/12_attacks.ipynb #16939894
-_NORMS = dict(
+_NORMS = dict(  # unit, project
     linf=(torch.sign, lambda d, eps: d.clamp_(-eps, eps)),
     l2=(lambda d: d/_length(d), lambda d, eps: d.mul_((eps/_length(d)).clamp_(max=1))))
 
 # %% ../nbs/12_attacks.ipynb #74c40733
-_STARTS = dict(
-    zero=lambda keys, shape, eps, alpha, norm: torch.zeros(len(keys), *shape, device=keys.device),
-    uniform=lambda keys, shape, eps, alpha, norm: uniform(keys, shape, -eps, eps) if norm == "linf" else
-        _NORMS[norm][0](normal(keys, shape))*uniform(fold_in(keys, "radius"), (1, 1, 1), 0, eps),
-    sign=lambda keys, shape, eps, alpha, norm: alpha*_NORMS[norm][0](normal(keys, shape)))
+def _at_image(keys, shape, s): return torch.zeros(len(keys), *shape, device=keys.device)
+
+def _in_ball(keys, shape, s):
+    if s.norm == "linf": return uniform(keys, shape, -s.eps, s.eps)
+    unit, _ = _NORMS[s.norm]
+    return unit(normal(keys, shape))*uniform(fold_in(keys, "radius"), (1, 1, 1), 0, s.eps)
+
+def _one_step(keys, shape, s):
+    unit, _ = _NORMS[s.norm]
+    return s.alpha*unit(normal(keys, shape))
+
+_STARTS = dict(zero=_at_image, uniform=_in_ball, sign=_one_step)
 
 # %% ../nbs/12_attacks.ipynb #39ff67f1
-def _check(x, y, eps, alpha, steps, start, norm, restarts=1):
+def _check_batch(x, y):
+    "Raise `WrnbError` unless these are images with their classes"
     check_pixels(x)
-    check_range("eps", eps, 0, 1 if norm == "linf" else inf); check_range("alpha", alpha, 0)
-    check_range("steps", steps, 0); check_range("restarts", restarts, 1)
-    for name, value, known in (("start", start, _STARTS), ("norm", norm, _NORMS)):
-        if value not in known: raise WrnbError(f"{name}={value} is not known: give one of {', '.join(known)}")
-    if y.dtype != torch.int64: raise WrnbError(f"labels are {y.dtype}, not torch.int64: give class numbers, y.long()")
-    if y.shape != x.shape[:1]: raise WrnbError(f"labels have shape {tuple(y.shape)}, not [{len(x)}]: give one class number an image")
-    if restarts > 1 and start == "zero": raise WrnbError(f"restarts={restarts} from start=zero would repeat one search: give start=uniform or sign")
+    if y.dtype != torch.int64:
+        raise WrnbError(f"labels are {y.dtype}, not torch.int64: give class numbers, y.long()")
+    if y.shape != x.shape[:1]:
+        shape = tuple(y.shape)
+        raise WrnbError(f"labels have shape {shape}, not [{len(x)}]: give one class number per image")
+
+def _check_settings(s):
+    "Raise `WrnbError` if a setting is out of its range"
+    check_choice("norm", s.norm, _NORMS)
+    check_range("eps", s.eps, 0, 1 if s.norm == "linf" else inf)
+    check_range("alpha", s.alpha, 0)
+    check_range("steps", s.steps, 0)
+    check_range("restarts", s.restarts, 1)
+    check_choice("start", s.start, _STARTS)
+    if s.restarts > 1 and s.start == "zero":
+        raise WrnbError(f"restarts={s.restarts} would repeat one search from start=zero: give start=uniform")
 
 # %% ../nbs/12_attacks.ipynb #1d111b6a
-def _climb(model, x, y, d, eps, alpha, steps, momentum, norm, early_stop):
+def _climb(model, x, y, d, s):
     "Gradient steps that begin at `x + d`, each brought back into the ball and into [0,1]"
-    unit, project = _NORMS[norm]
+    unit, project = _NORMS[s.norm]
     x = x.contiguous(memory_format=torch.channels_last)  # convolutions are faster so
-    adv, todo = (x + project(d, eps)).clamp_(0, 1), torch.arange(len(x), device=x.device) if early_stop else slice(None)
-    v = torch.zeros_like(x) if momentum else None
-    for _ in range(steps if eps else 0):
+    adv = (x + project(d, s.eps)).clamp_(0, 1)
+    todo = torch.arange(len(x), device=x.device) if s.early_stop else slice(None)
+    v = torch.zeros_like(x) if s.momentum else None
+    for _ in range(s.steps if s.eps else 0):
         g, right = _loss_gradient(model, adv[todo], y[todo])
-        if early_stop: todo, g = todo[right], g[right]
-        if early_stop and not len(todo): break
-        if momentum: v[todo] = g = momentum*v[todo] + g/g.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-30)
-        d = unit(g).mul_(alpha).add_(adv[todo]).sub_(x[todo])
-        adv[todo] = project(d, eps).add_(x[todo]).clamp_(0, 1)
+        if s.early_stop: todo, g = todo[right], g[right]
+        if s.early_stop and not len(todo): break
+        if s.momentum:
+            size = g.abs().mean((1, 2, 3), keepdim=True).clamp_min(1e-30)
+            v[todo] = g = s.momentum*v[todo] + g/size
+        d = unit(g).mul_(s.alpha).add_(adv[todo]).sub_(x[todo])
+        adv[todo] = project(d, s.eps).add_(x[todo]).clamp_(0, 1)
     return adv
 
 # %% ../nbs/12_attacks.ipynb #b203b466
 @torch.no_grad()
 def _right(model, x, y): return model(x).argmax(1) == y
+
+def _search_again(model, y, adv, search, restarts):
+    "Search from other points for images that are still right; `adv` takes what is found"
+    for r in range(1, restarts):
+        i = _right(model, adv, y).nonzero()[:, 0]
+        if not len(i): break
+        again = search(i, r)
+        wrong = ~_right(model, again, y[i])
+        adv[i[wrong]] = again[wrong]
 
 # %% ../nbs/12_attacks.ipynb #892d0760
 def gradient_attack(
@@ -97,49 +133,50 @@ def gradient_attack(
     y:torch.Tensor, # their classes, [N], int64
     eps:float, # radius of the ball around each image, in [0,1] pixel units (a half-width)
     alpha:float, # length of a step, in the same units
-    steps:int, # how many steps, 0 leaves the start
+    steps:int, # number of steps; 0 leaves the start
     start:str="zero", # where to begin: zero, uniform, sign
-    momentum:float=0., # share of the earlier gradients that a step keeps (Dong et al. 2018), 0 or more
+    momentum:float=0., # share of earlier gradients that a step keeps (Dong et al. 2018), from 0
     norm:str="linf", # linf or l2
     seed:int=0, # of the random starts
     early_stop:bool=False, # leave an image as it is once it is misclassified
-    restarts:int=1, # searches from so many random starts, 1 or more; the later ones only for images that are still right
+    restarts:int=1, # random starts, from 1; the later ones for images that are still right
 )->torch.Tensor: # shaped as `x`, in [0, 1], at most `eps` away from it
-    "Images near `x` that the model likes less, by gradient steps: FGSM, BIM, PGD, R-FGSM and MI-FGSM are settings of it"
-    _check(x, y, eps, alpha, steps, start, norm, restarts)
+    "Images near `x` with a higher loss, by gradient steps: FGSM, BIM, PGD, R-FGSM or MI-FGSM"
+    s = _Settings(eps, alpha, steps, start=start, momentum=momentum, norm=norm,
+                  early_stop=early_stop, restarts=restarts)
+    _check_batch(x, y)
+    _check_settings(s)
     with _evaluating(model):
         x, y = x.detach().contiguous(memory_format=torch.channels_last), y.to(x.device, copy=True)
         keys = fold_in(image_keys(x, seed), start)
-        def search(i, keys):
-            d = _STARTS[start](keys, x.shape[1:], eps, alpha, norm).to(x.dtype)
-            return _climb(model, x[i], y[i], d, eps, alpha, steps, momentum, norm, early_stop)
-        adv = search(slice(None), keys)
-        for r in range(1, restarts):
-            i = _right(model, adv, y).nonzero()[:, 0]
-            if not len(i): break
-            again = search(i, fold_in(keys[i], r)); wrong = ~_right(model, again, y[i])
-            adv[i[wrong]] = again[wrong]
+        def search(i, r=None):
+            own = keys[i] if r is None else fold_in(keys[i], r)
+            d = _STARTS[start](own, x.shape[1:], s).to(x.dtype)
+            return _climb(model, x[i], y[i], d, s)
+        adv = search(slice(None))
+        _search_again(model, y, adv, search, restarts)
     return adv.contiguous()
 
 # %% ../nbs/12_attacks.ipynb #d51f1ad2
 @dataclass(frozen=True)
 class Attack:
-    "A gradient attack with all its settings: called with a model and a batch, it returns the batch perturbed"
+    "A gradient attack with all its settings: called with a model and a batch, it perturbs the batch"
     name:str # as in `ATTACKS`
     eps:float # radius, in [0,1] pixel units
-    alpha:float # length of a step, same units
+    alpha:float # length of a step, in the same units
     steps:int # number of steps
     start:str="zero" # zero, uniform, sign
     momentum:float=0. # 0 or more
     norm:str="linf" # linf or l2
     early_stop:bool=False # leave an image once it is misclassified
-    restarts:int=1 # searches from so many random starts
+    restarts:int=1 # number of random starts
     family:str=field(default="attack", init=False) # what validation groups it under
 
     def __post_init__(self): check_range("eps", self.eps, 0, 1 if self.norm == "linf" else inf)
     def fit(self, model, x, y, seed=0): return self
     def __call__(self, model, x, y, seed=0):
-        return gradient_attack(model, x, y, self.eps, self.alpha, self.steps, self.start, self.momentum, self.norm, seed, self.early_stop, self.restarts)
+        settings = {name: getattr(self, name) for name in _Settings._fields}
+        return gradient_attack(model, x, y, seed=seed, **settings)
     @property
     def severity(self): return round(self.eps*255, 6)
 
@@ -149,18 +186,20 @@ def universal_perturbation(
     x:torch.Tensor, # images to find it on, [N, 3, height, width], in [0, 1]
     y:torch.Tensor, # their classes, [N], int64
     eps:float, # L-inf radius, in [0,1] pixel units
-    alpha:float=None, # length of a step; eps/2 where none is given
+    alpha:float=None, # length of a step; None takes eps/2
     epochs:int=5, # passes over `x`
-    batch_size:int=100, # images a step
+    batch_size:int=100, # images per step
     seed:int=0, # of the order of the images
 )->torch.Tensor: # [3, height, width], in [-eps, eps]
-    "One perturbation that raises the mean loss over all of `x`, by signed gradient steps (Shafahi et al. 2020)"
+    "One perturbation that raises the mean loss over all of `x` (Shafahi et al. 2020)"
     alpha = eps/2 if alpha is None else alpha
-    _check(x, y, eps, alpha, epochs, "zero", "linf")
+    _check_batch(x, y)
+    _check_settings(_Settings(eps, alpha, steps=epochs))
     with _evaluating(model):
         x, y, delta = x.detach(), y.to(x.device), torch.zeros_like(x[0])
         for epoch in range(epochs if eps else 0):
-            for i in fold_in(image_keys(x, seed), "uap", epoch).argsort().split(batch_size):
+            order = fold_in(image_keys(x, seed), "uap", epoch).argsort()
+            for i in order.split(batch_size):
                 g, _ = _loss_gradient(model, delta, y[i], x[i])
                 delta = (delta + alpha*g.sign()).clamp_(-eps, eps)
     return delta
@@ -168,41 +207,64 @@ def universal_perturbation(
 # %% ../nbs/12_attacks.ipynb #ce570078
 @dataclass(frozen=True, eq=False)
 class UniversalAttack:
-    "The same perturbation for every image: `fit` finds it, then it is called as the other attacks are"
+    "The same perturbation for every image: `fit` finds it, then you call it as the other attacks"
     eps:float # L-inf radius, in [0,1] pixel units
     delta:torch.Tensor=None # [3, height, width], in [-eps, eps]; None before `fit`
     epochs:int=5 # passes of `fit` over its images
-    name:str="uap"
+    name:str="uap" # as in `ATTACKS`
     family:str=field(default="attack", init=False) # what validation groups it under
 
     def __post_init__(self): check_range("eps", self.eps, 0, 1)
-    def fit(self, model, x, y, seed=0): return replace(self, delta=universal_perturbation(model, x, y, self.eps, epochs=self.epochs, seed=seed))
+    def fit(self, model, x, y, seed=0):
+        delta = universal_perturbation(model, x, y, self.eps, epochs=self.epochs, seed=seed)
+        return replace(self, delta=delta)
     def __call__(self, model, x, y, seed=0):
-        if self.delta is None: raise WrnbError("uap has no perturbation yet: call attack = attack.fit(model, x, y) first")
-        if self.delta.shape != x.shape[1:]: raise WrnbError(f"uap was fitted on images of {tuple(self.delta.shape)}, not {tuple(x.shape[1:])}: fit it on these")
+        if self.delta is None:
+            raise WrnbError("uap has no perturbation yet: call attack = attack.fit(model, x, y)")
+        if self.delta.shape != x.shape[1:]:
+            raise WrnbError(f"uap was fitted on images of {tuple(self.delta.shape)}, "
+                            f"not {tuple(x.shape[1:])}: fit it on these")
         return (check_pixels(x) + self.delta.to(x)).clamp_(0, 1)
     severity = Attack.severity
 
 # %% ../nbs/12_attacks.ipynb #6054e588
-_VERSIONS = dict(  # the parts in order: a class of torchattacks and what sets it apart
-    standard=[("APGD", dict(loss="ce")), ("APGDT", {}), ("FAB", dict(multi_targeted=True)), ("Square", {})],
-    plus=[("APGD", dict(loss="ce", n_restarts=5)), ("APGD", dict(loss="dlr", n_restarts=5)), ("FAB", dict(n_restarts=5)), ("Square", {}),
-          ("APGDT", {}), ("FAB", dict(multi_targeted=True))],
-    rand=[("APGD", dict(loss="ce", eot_iter=20)), ("APGD", dict(loss="dlr", eot_iter=20))])
+_VERSIONS = dict(  # the parts in order: a class of torchattacks and its own settings
+    standard=[
+        ("APGD", dict(loss="ce")),
+        ("APGDT", {}),
+        ("FAB", dict(multi_targeted=True)),
+        ("Square", {})],
+    plus=[
+        ("APGD", dict(loss="ce", n_restarts=5)),
+        ("APGD", dict(loss="dlr", n_restarts=5)),
+        ("FAB", dict(n_restarts=5)),
+        ("Square", {}),
+        ("APGDT", {}),
+        ("FAB", dict(multi_targeted=True))],
+    rand=[
+        ("APGD", dict(loss="ce", eot_iter=20)),
+        ("APGD", dict(loss="dlr", eot_iter=20))])
 
 # %% ../nbs/12_attacks.ipynb #922ee04f
 def _autoattack(model, version, n_classes, steps, n_queries, **common):
     "The parts of AutoAttack, in torchattacks' code and with its authors' settings"
     try: import torchattacks
-    except ImportError as e: raise WrnbError("autoattack needs the package torchattacks: pip install torchattacks, or leave autoattack out") from e
+    except ImportError as e:
+        raise WrnbError("autoattack needs a package: pip install torchattacks, or leave it out") from e
     targets = min(n_classes, 10)  # nine, besides the image's own
-    own = dict(APGD=dict(steps=steps), APGDT=dict(steps=steps, n_classes=targets), FAB=dict(steps=steps, n_classes=targets), Square=dict(n_queries=n_queries, resc_schedule=False))
-    return torchattacks.MultiAttack([getattr(torchattacks, part)(model, **own[part], **options, **common) for part, options in _VERSIONS[version]])
+    own = dict(
+        APGD=dict(steps=steps),
+        APGDT=dict(steps=steps, n_classes=targets),
+        FAB=dict(steps=steps, n_classes=targets),
+        Square=dict(n_queries=n_queries, resc_schedule=False))
+    def make(part, options):
+        return getattr(torchattacks, part)(model, **own[part], **options, **common)
+    return torchattacks.MultiAttack([make(*part) for part in _VERSIONS[version]])
 
 # %% ../nbs/12_attacks.ipynb #56145017
 @contextmanager
 def _aside(model):
-    "Weights without gradients, and torch's generators as they were afterwards"
+    "Weights without gradients; torch's generators are left as they were"
     weights = [p for p in model.parameters() if p.requires_grad]
     for p in weights: p.requires_grad_(False)
     try:
@@ -213,41 +275,51 @@ def _aside(model):
 # %% ../nbs/12_attacks.ipynb #52d0f581
 @dataclass(frozen=True)
 class AutoAttack:
-    "AutoAttack (Croce and Hein 2020) by torchattacks' code with its authors' settings; what it draws belongs to the batch and the seed, not to the image"
+    "AutoAttack (Croce and Hein 2020) by torchattacks, as its authors set it; it draws by batch"
     eps:float # radius, in [0,1] pixel units
     norm:str="linf" # linf or l2
-    version:str="standard" # standard, plus (more restarts), or rand (for a model that draws at random itself)
+    version:str="standard" # standard, plus (more restarts), or rand (for a model that draws at random)
     steps:int=100 # iterations of APGD and FAB
-    n_queries:int=5000 # of Square, an image
-    name:str="autoattack"
+    n_queries:int=5000 # of Square, per image
+    name:str="autoattack" # as in `ATTACKS`
     family:str=field(default="attack", init=False) # what validation groups it under
 
     def __post_init__(self):
-        check_range("eps", self.eps, 0, 1 if self.norm == "linf" else inf); check_range("steps", self.steps, 1); check_range("n_queries", self.n_queries, 1)
-        if self.version not in _VERSIONS: raise WrnbError(f"version={self.version} is not known: give one of {', '.join(_VERSIONS)}")
+        check_range("eps", self.eps, 0, 1 if self.norm == "linf" else inf)
+        check_range("steps", self.steps, 1)
+        check_range("n_queries", self.n_queries, 1)
+        check_choice("version", self.version, _VERSIONS)
     def __call__(self, model, x, y, seed=0):
-        _check(x, y, self.eps, 0, self.steps, "zero", self.norm)
+        _check_batch(x, y)
+        _check_settings(_Settings(self.eps, alpha=0, steps=self.steps, norm=self.norm))
         if not self.eps or not len(x): return x.clone()
-        with _evaluating(model), _aside(model):
-            x, y = x.detach().clone(memory_format=torch.contiguous_format), y.to(x.device, copy=True)
-            n_classes = _checked(model(x), y).shape[1]
-            if n_classes < 4: raise WrnbError(f"autoattack needs a model of 4 classes or more, not {n_classes}: take pgd with restarts")
-            norm = dict(linf="Linf", l2="L2")[self.norm]
-            return _autoattack(model, self.version, n_classes, self.steps, self.n_queries, norm=norm, eps=self.eps, seed=seed)(x, y).detach()
+        with _evaluating(model), _aside(model): return self._search(model, x, y, seed)
+    def _search(self, model, x, y, seed):
+        x, y = x.detach().clone(memory_format=torch.contiguous_format), y.to(x.device, copy=True)
+        n_classes = _check_logits(model(x), y).shape[1]
+        if n_classes < 4:
+            raise WrnbError(f"autoattack needs 4 classes or more, not {n_classes}: take pgd")
+        norm = dict(linf="Linf", l2="L2")[self.norm]
+        attack = _autoattack(model, self.version, n_classes, self.steps, self.n_queries,
+                             norm=norm, eps=self.eps, seed=seed)
+        return attack(x, y).detach()
     severity = Attack.severity
 
 # %% ../nbs/12_attacks.ipynb #d3aab520
-def _settings(name, alpha, steps, **options):
-    def attack(eps, **other): return Attack(name, eps, **{**dict(alpha=alpha*eps, steps=steps), **options, **other})
+def _attack(name, alpha, steps, **options):
+    "A function from `eps` to an `Attack`; a step is `alpha` times `eps`"
+    def attack(eps, **other):
+        settings = dict(alpha=alpha*eps, steps=steps) | options | other
+        return Attack(name, eps, **settings)
     return attack
 
 # %% ../nbs/12_attacks.ipynb #ab99117d
 ATTACKS = dict(
-    fgsm=_settings("fgsm", 1, 1),
-    bim=_settings("bim", 1/4, 10),
-    pgd=_settings("pgd", 1/4, 10, start="uniform"),
-    r_fgsm=_settings("r_fgsm", 1/4, 10, start="sign"),
-    mi_fgsm=_settings("mi_fgsm", 1/10, 10, momentum=1.),
+    fgsm=_attack("fgsm", alpha=1, steps=1),
+    bim=_attack("bim", alpha=1/4, steps=10),
+    pgd=_attack("pgd", alpha=1/4, steps=10, start="uniform"),
+    r_fgsm=_attack("r_fgsm", alpha=1/4, steps=10, start="sign"),
+    mi_fgsm=_attack("mi_fgsm", alpha=1/10, steps=10, momentum=1.),
     uap=UniversalAttack,
     autoattack=AutoAttack)
 
@@ -255,10 +327,11 @@ ATTACKS = dict(
 def attacks(
     names:tuple=("fgsm", "bim", "pgd", "r_fgsm", "mi_fgsm"), # keys of `ATTACKS`
     eps:tuple=(1/255, 2/255, 4/255, 8/255), # radii, in [0,1] pixel units
-)->list: # an attack for each name and radius
-    "Every named attack at every radius"
+)->list: # one attack for each name and radius
+    "Every named attack at every radius; raises `WrnbError` if a name is not known"
     unknown = [n for n in names if n not in ATTACKS]
-    if unknown: raise WrnbError(f"attack {unknown[0]} is not known: give some of {', '.join(ATTACKS)}")
+    if unknown:
+        raise WrnbError(f"attack {unknown[0]} is not known: give some of {', '.join(ATTACKS)}")
     return [ATTACKS[n](e) for n in names for e in eps]
 
 # %% ../nbs/12_attacks.ipynb #d55c45a5

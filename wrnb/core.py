@@ -22,8 +22,10 @@ import torch
 class WrnbError(Exception):
     "Bad input: one line that names the argument or file and says what to do"
 
-# %% ../nbs/00_core.ipynb #a24c959b
-def plain_number(value):
+# %% ../nbs/00_core.ipynb #8bec184e
+def plain_number(
+    value, # anything
+):
     "Python's own number for a NumPy or torch scalar; anything else comes back as it is"
     is_scalar = isinstance(value, (np.generic, np.ndarray, torch.Tensor)) and value.ndim == 0
     return value.item() if is_scalar else value
@@ -31,13 +33,13 @@ def plain_number(value):
 # %% ../nbs/00_core.ipynb #b8e6cad3
 def _is_real(value): return isinstance(value, Real) and not isinstance(value, bool)
 
-# %% ../nbs/00_core.ipynb #9330557d
+# %% ../nbs/00_core.ipynb #12a0bc00
 def _range_in_words(low, high, above):
-    "The range that is allowed, as an error states it"
-    start = f"above {low}" if above else f"from {low}"
+    "The range that is allowed, as an error states it; nothing if every number is"
+    start = "" if low == -float("inf") else f" above {low}" if above else f" from {low}"
     return start if high == float("inf") else f"{start} up to {high}"
 
-# %% ../nbs/00_core.ipynb #64d50de7
+# %% ../nbs/00_core.ipynb #cecca7c0
 def check_range(
     name:str, # the argument, as you write it
     value:float, # its value: a number, or a scalar of NumPy or torch
@@ -49,21 +51,21 @@ def check_range(
     number = plain_number(value)
     fits = _is_real(number) and (low < number if above else low <= number) and number <= high
     if not fits:
-        raise WrnbError(f"{name}={number} is out of range: give a number {_range_in_words(low, high, above)}")
-    return number
+        raise WrnbError(f"{name}={number} is out of range: give a number{_range_in_words(low, high, above)}")
+    return int(number) if isinstance(number, Integral) else float(number)
 
-# %% ../nbs/00_core.ipynb #73cfbddc
+# %% ../nbs/00_core.ipynb #d973fe02
 def check_whole(
     name:str, # the argument, as you write it
     value:int, # its value: a whole number of any type; 5.0 is whole
-    low:int, # smallest allowed value
+    low:int=-float("inf"), # smallest allowed value
     high:int=float("inf"), # largest allowed value
 )->int: # `value` as Python's own int
     "Raise `WrnbError` unless `value` is a whole number and `low <= value <= high`"
     number = plain_number(value)
     if _is_real(number) and number % 1 == 0: number = int(number)
     if not isinstance(number, Integral) or isinstance(number, bool):
-        raise WrnbError(f"{name}={number} is not a whole number: give one {_range_in_words(low, high, False)}")
+        raise WrnbError(f"{name}={number} is not a whole number: give one{_range_in_words(low, high, False)}")
     return check_range(name, number, low, high)
 
 # %% ../nbs/00_core.ipynb #1391bed8
@@ -133,14 +135,15 @@ class Process(NamedTuple):
     world:int=1 # number of processes
     local:int=0 # its number on its machine, which is that of its GPU
 
-# %% ../nbs/00_core.ipynb #53ceb2f6
+# %% ../nbs/00_core.ipynb #42e0db82
 def _environment_number(names):
     "The number in the first of these environment variables that is set; None if none is"
     name = next((n for n in names if n in os.environ), None)
     if name is None: return None
     value = os.environ[name]
     if not value.isdigit():
-        raise WrnbError(f"{name}={value} in the environment is not a number: start with accelerate launch, or correct it")
+        raise WrnbError(f"{name}={value} in the environment is not a number: "
+                        "start with accelerate launch, or correct it")
     return int(value)
 
 # %% ../nbs/00_core.ipynb #80df2687

@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torchvision.io
 
 from .core import WrnbError, check_pixels
 from .randomness import fold_in, image_keys, normal, uniform
@@ -29,8 +30,13 @@ CORRUPTIONS = {  # family: its corruptions
     "blur": ["defocus_blur", "glass_blur", "motion_blur", "zoom_blur"],
     "weather": ["snow", "frost", "fog", "brightness"],
     "digital": ["contrast", "elastic_transform", "pixelate", "jpeg_compression"]}
-EXTRA = {"noise": "speckle_noise", "blur": "gaussian_blur", "weather": "spatter", "digital": "saturate"}  # family: its extra corruption
-FAMILY = {name: family for family in CORRUPTIONS for name in [*CORRUPTIONS[family], EXTRA[family]]}  # corruption: its family
+EXTRA = {  # family: its extra corruption
+    "noise": "speckle_noise",
+    "blur": "gaussian_blur",
+    "weather": "spatter",
+    "digital": "saturate"}
+FAMILY = {  # corruption: its family
+    name: family for family in CORRUPTIONS for name in [*CORRUPTIONS[family], EXTRA[family]]}
 PRESETS = ("cifar-c", "tiny-imagenet-c", "imagenet-c")  # sets of severity constants
 
 # %% ../nbs/11_corruptions.ipynb #01e7c8d5
@@ -60,13 +66,24 @@ CONSTANTS = {  # corruption: preset: the constants of severities 1 to 5
         "tiny-imagenet-c": [(10, 1), (10, 1.5), (10, 2), (10, 2.5), (12, 3)],
         "imagenet-c": [(10, 3), (15, 5), (15, 8), (15, 12), (20, 15)]},
     "zoom_blur": {  # first zoom, last zoom, step (averaged with the image)
-        "cifar-c": [(1, 1.06, .01), (1, 1.11, .01), (1, 1.15, .01), (1, 1.2, .01), (1, 1.25, .01)],
-        "tiny-imagenet-c": [(1, 1.06, .01), (1, 1.11, .01), (1, 1.15, .01), (1, 1.2, .01), (1, 1.25, .01)],
-        "imagenet-c": [(1, 1.11, .01), (1, 1.15, .01), (1, 1.2, .02), (1, 1.24, .02), (1, 1.3, .03)]},
-    "snow": {  # mean, std, zoom, threshold, motion radius, motion sigma, image weight; angle uniform in [-135,-45]
-        "cifar-c": [(.1, .2, 1, .6, 8, 3, .95), (.1, .2, 1, .5, 10, 4, .9), (.15, .3, 1.75, .55, 10, 4, .9), (.25, .3, 2.25, .6, 12, 6, .85), (.3, .3, 1.25, .65, 14, 12, .8)],
-        "tiny-imagenet-c": [(.1, .2, 1, .6, 8, 3, .8), (.1, .2, 1, .5, 10, 4, .8), (.15, .3, 1.75, .55, 10, 4, .7), (.25, .3, 2.25, .6, 12, 6, .65), (.3, .3, 1.25, .65, 14, 12, .6)],
-        "imagenet-c": [(.1, .3, 3, .5, 10, 4, .8), (.2, .3, 2, .5, 12, 4, .7), (.55, .3, 4, .9, 12, 8, .7), (.55, .3, 4.5, .85, 12, 8, .65), (.55, .3, 2.5, .85, 12, 12, .55)]},
+        "cifar-c": [(1, 1.06, .01), (1, 1.11, .01), (1, 1.15, .01),
+                    (1, 1.2, .01), (1, 1.25, .01)],
+        "tiny-imagenet-c": [(1, 1.06, .01), (1, 1.11, .01), (1, 1.15, .01),
+                            (1, 1.2, .01), (1, 1.25, .01)],
+        "imagenet-c": [(1, 1.11, .01), (1, 1.15, .01), (1, 1.2, .02),
+                       (1, 1.24, .02), (1, 1.3, .03)]},
+    "snow": {  # mean, std, zoom, threshold, motion radius, motion sigma, image weight
+        "cifar-c": [(.1, .2, 1, .6, 8, 3, .95), (.1, .2, 1, .5, 10, 4, .9),
+                    (.15, .3, 1.75, .55, 10, 4, .9), (.25, .3, 2.25, .6, 12, 6, .85),
+                    (.3, .3, 1.25, .65, 14, 12, .8)],
+        "tiny-imagenet-c": [(.1, .2, 1, .6, 8, 3, .8),
+                            (.1, .2, 1, .5, 10, 4, .8),
+                            (.15, .3, 1.75, .55, 10, 4, .7),
+                            (.25, .3, 2.25, .6, 12, 6, .65),
+                            (.3, .3, 1.25, .65, 14, 12, .6)],
+        "imagenet-c": [(.1, .3, 3, .5, 10, 4, .8), (.2, .3, 2, .5, 12, 4, .7),
+                       (.55, .3, 4, .9, 12, 8, .7), (.55, .3, 4.5, .85, 12, 8, .65),
+                       (.55, .3, 2.5, .85, 12, 12, .55)]},
     "frost": {  # image weight, frost weight
         "cifar-c": [(1, .2), (1, .3), (.9, .4), (.85, .4), (.75, .45)],
         "tiny-imagenet-c": [(1, .3), (.9, .4), (.8, .45), (.75, .5), (.7, .55)],
@@ -84,9 +101,12 @@ CONSTANTS = {  # corruption: preset: the constants of severities 1 to 5
         "tiny-imagenet-c": [.4, .3, .2, .1, .05],
         "imagenet-c": [.4, .3, .2, .1, .05]},
     "elastic_transform": {  # alpha, sigma, affine strength, in pixels
-        "cifar-c": [(0, 0, 2.56), (1.6, 6.4, 2.24), (2.56, 1.92, 1.92), (3.2, 1.28, 1.6), (3.2, .96, .96)],
-        "tiny-imagenet-c": [(0, 0, 5.12), (3.2, 19.2, 3.84), (6.4, 5.12, 3.84), (6.4, 1.92, 1.92), (10.24, 1.92, 1.28)],
-        "imagenet-c": [(488, 170.8, 24.4), (488, 19.52, 48.8), (12.2, 2.44, 4.88), (17.08, 2.44, 4.88), (29.28, 2.44, 4.88)]},
+        "cifar-c": [(0, 0, 2.56), (1.6, 6.4, 2.24), (2.56, 1.92, 1.92),
+                    (3.2, 1.28, 1.6), (3.2, .96, .96)],
+        "tiny-imagenet-c": [(0, 0, 5.12), (3.2, 19.2, 3.84), (6.4, 5.12, 3.84),
+                            (6.4, 1.92, 1.92), (10.24, 1.92, 1.28)],
+        "imagenet-c": [(488, 170.8, 24.4), (488, 19.52, 48.8), (12.2, 2.44, 4.88),
+                       (17.08, 2.44, 4.88), (29.28, 2.44, 4.88)]},
     "pixelate": {  # side kept by the box down-sampling
         "cifar-c": [.95, .9, .85, .75, .65],
         "tiny-imagenet-c": [.9, .8, .7, .6, .5],
@@ -104,9 +124,15 @@ CONSTANTS = {  # corruption: preset: the constants of severities 1 to 5
         "tiny-imagenet-c": [.5, .75, 1, 1.25, 1.5],
         "imagenet-c": [1, 2, 3, 4, 6]},
     "spatter": {  # mean, std, blur sigma, threshold, intensity or mud blur, 0 water / 1 mud
-        "cifar-c": [(.62, .1, .7, .7, .5, 0), (.65, .1, .8, .7, .5, 0), (.65, .3, 1, .69, .5, 0), (.65, .1, .7, .69, .6, 1), (.65, .1, .5, .68, .6, 1)],
-        "tiny-imagenet-c": [(.62, .1, .7, .7, .6, 0), (.65, .1, .8, .7, .6, 0), (.65, .3, 1, .69, .6, 0), (.65, .1, .7, .68, .6, 1), (.65, .1, .5, .67, .6, 1)],
-        "imagenet-c": [(.65, .3, 4, .69, .6, 0), (.65, .3, 3, .68, .6, 0), (.65, .3, 2, .68, .5, 0), (.65, .3, 1, .65, 1.5, 1), (.67, .4, 1, .65, 1.5, 1)]},
+        "cifar-c": [(.62, .1, .7, .7, .5, 0), (.65, .1, .8, .7, .5, 0),
+                    (.65, .3, 1, .69, .5, 0), (.65, .1, .7, .69, .6, 1),
+                    (.65, .1, .5, .68, .6, 1)],
+        "tiny-imagenet-c": [(.62, .1, .7, .7, .6, 0), (.65, .1, .8, .7, .6, 0),
+                            (.65, .3, 1, .69, .6, 0), (.65, .1, .7, .68, .6, 1),
+                            (.65, .1, .5, .67, .6, 1)],
+        "imagenet-c": [(.65, .3, 4, .69, .6, 0), (.65, .3, 3, .68, .6, 0),
+                       (.65, .3, 2, .68, .5, 0), (.65, .3, 1, .65, 1.5, 1),
+                       (.67, .4, 1, .65, 1.5, 1)]},
     "saturate": {  # HSV saturation: factor, offset
         "cifar-c": [(.3, 0), (.1, 0), (1.5, 0), (2, .1), (2.5, .2)],
         "tiny-imagenet-c": [(.3, 0), (.1, 0), (2, 0), (5, .1), (30, .2)],
@@ -116,15 +142,22 @@ CONSTANTS = {  # corruption: preset: the constants of severities 1 to 5
 def pick_preset(
     size:int, # the image's shorter side, in pixels
 )->str: # one of `PRESETS`
-    "The preset for images of this size: cifar-c up to 45 px, tiny-imagenet-c up to 119 px, imagenet-c above"
+    "The preset for this size: cifar-c up to 45 px, tiny-imagenet-c up to 119 px, imagenet-c above"
     return PRESETS[(size > (32*64)**.5) + (size > (64*224)**.5)]
 
 # %% ../nbs/11_corruptions.ipynb #4f12691a
 _MAKERS = {}
-def _corruption(f): _MAKERS[f.__name__[1:]] = f; return f
+
+def _corruption(f):
+    "Enter a corruption in the table under its function's name, without the underscore"
+    _MAKERS[f.__name__[1:]] = f
+    return f
 
 # %% ../nbs/11_corruptions.ipynb #d169ca71
-def _truncate(x, out=None): return torch.div(x.mul_(255).add_(1e-3).floor_().clamp_(0, 255), 255, out=out)
+def _truncate(x, out=None):
+    "Cut the fraction of grey levels off, as 8 bits do; overwrites `x`"
+    levels = x.mul_(255).add_(1e-3).floor_().clamp_(0, 255)
+    return torch.div(levels, 255, out=out)
 
 # %% ../nbs/11_corruptions.ipynb #2799acc7
 def _filter(x, kernel, mode):
@@ -134,7 +167,6 @@ def _filter(x, kernel, mode):
     k = kernel.to(x).expand(n*c, 1, kh, kw)
     return F.conv2d(x.reshape(1, n*c, *x.shape[2:]), k, groups=n*c).view(n, c, h, w)
 
-# %% ../nbs/11_corruptions.ipynb #be6b533b
 @lru_cache(maxsize=64)
 def _bell(sigma, truncate):
     "The weights of a Gaussian, cut off at `truncate` standard deviations"
@@ -142,7 +174,6 @@ def _bell(sigma, truncate):
     w = np.exp(-.5*(np.arange(-r, r+1)/max(sigma, 1e-9))**2)
     return torch.from_numpy(w/w.sum()).float()
 
-# %% ../nbs/11_corruptions.ipynb #9c437ce9
 def _gauss(x, sigma):
     "Gaussian blur, edges repeated, cut off at four standard deviations"
     k = _bell(sigma, 4.)
@@ -152,7 +183,6 @@ def _gauss(x, sigma):
 @_corruption
 def _gaussian_noise(x, c, keys): return normal(keys, x.shape[1:]).mul_(c).add_(x)
 
-# %% ../nbs/11_corruptions.ipynb #66fe640d
 @_corruption
 def _speckle_noise(x, c, keys): return normal(keys, x.shape[1:]).mul_(c).add_(1).mul_(x)
 
@@ -175,7 +205,6 @@ def _photons(c, device, bins=1024):
     table = low.where(low == torch.searchsorted(cdf, edges[:, 1:].contiguous()), -1)
     return (cdf + level[:, None]).flatten().to(device), table.int().flatten().to(device), len(k)
 
-# %% ../nbs/11_corruptions.ipynb #74b5d3cb
 def _poisson(level, u, c):
     "Poisson counts of mean `c*level/255` for uniform `u`; `level` holds integers, 0 to 255"
     stairs, table, steps = _photons(c, level.device)
@@ -187,7 +216,9 @@ def _poisson(level, u, c):
 
 # %% ../nbs/11_corruptions.ipynb #8e52fa20
 @_corruption
-def _shot_noise(x, c, keys): return _poisson((x*255).round().long(), uniform(keys, x.shape[1:]), c)/c
+def _shot_noise(x, c, keys):
+    u = uniform(keys, x.shape[1:])
+    return _poisson((x*255).round().long(), u, c)/c
 
 # %% ../nbs/11_corruptions.ipynb #4f3328bc
 @_corruption
@@ -205,21 +236,21 @@ def _disk(radius, alias):
     used = int((disk.sum(0) > 0).nonzero().max()) - r
     return disk[r-used:r+used+1, r-used:r+used+1]
 
-# %% ../nbs/11_corruptions.ipynb #b26dee70
 @_corruption
 def _defocus_blur(x, c, keys): return _filter(x, _disk(*c), "reflect")
 
 # %% ../nbs/11_corruptions.ipynb #37b9f062
 def _sources(offset, reach):
-    "Where each pixel's value comes from after the copying scan: indices [N, h*w]; `offset` is [N, 2 (x and y), h, w]"
+    "Source of each pixel's value, [N, h*w], after a scan that copies by `offset`, [N, 2, h, w]"
     n, _, h, w = offset.shape
     row, col = torch.arange(h, device=offset.device)[:, None], torch.arange(w, device=offset.device)
-    inside = lambda r, c: (r > reach) & (r <= h-reach) & (c > reach) & (c <= w-reach)
+    def inside(r, c): return (r > reach) & (r <= h-reach) & (c > reach) & (c <= w-reach)
     dx, dy = offset.unbind(1)
     r, c = (torch.where(inside(row, col), d, 0) + i for d, i in ((dy, row), (dx, col)))
     visited = inside(r, c) & ((r > row) | ((r == row) & (c > col)))
     source = (r*w + c + h*w*~visited).flatten(1)  # beyond h*w: the old picture
-    while (follow := source < h*w).any(): source = source.where(~follow, source.gather(1, source % (h*w)))
+    while (follow := source < h*w).any():
+        source = source.where(~follow, source.gather(1, source % (h*w)))
     return source - h*w
 
 # %% ../nbs/11_corruptions.ipynb #f1835175
@@ -228,7 +259,8 @@ def _glass_blur(x, c, keys):
     sigma, reach, rounds = c
     (n, _, h, w), index = x.shape, None
     for i in range(rounds):
-        source = _sources(uniform(fold_in(keys, i), (2, h, w), -reach, reach).floor_().long(), reach)
+        offset = uniform(fold_in(keys, i), (2, h, w), -reach, reach).floor_().long()
+        source = _sources(offset, reach)
         index = source if index is None else index.gather(1, source)
     x = _truncate(_gauss(x, sigma)).flatten(2)
     return _gauss(x.gather(2, index[:, None].expand(-1, 3, -1)).view(n, 3, h, w), sigma)
@@ -236,7 +268,6 @@ def _glass_blur(x, c, keys):
 # %% ../nbs/11_corruptions.ipynb #db916a52
 def _add_shifted(out, views, a, b, weight): out.add_(views[:, a, b], alpha=weight)
 
-# %% ../nbs/11_corruptions.ipynb #76447272
 def _smear(x, radius, sigma, angle):
     "Blur along a line: `radius` and `sigma` in pixels, `angle` [N] in degrees"
     (n, _, h, w), radius = x.shape, int(radius)
@@ -255,7 +286,6 @@ def _smear(x, radius, sigma, angle):
             for args in zip(out, views, a.tolist(), b.tolist(), k.tolist()): _add_shifted(*args)
     return out
 
-# %% ../nbs/11_corruptions.ipynb #3e913322
 @_corruption
 def _motion_blur(x, c, keys): return _smear(x, *c, uniform(keys, (), -45, 45))
 
@@ -265,9 +295,9 @@ def _zoom(x, factor):
     (h, w), (ch, cw) = x.shape[2:], (ceil(s/factor) for s in x.shape[2:])
     top, left = (h-ch)//2, (w-cw)//2
     size = round(ch*factor), round(cw*factor)
-    return F.interpolate(x[:, :, top:top+ch, left:left+cw], size=size, mode="bilinear", align_corners=True)
+    middle = x[:, :, top:top+ch, left:left+cw]
+    return F.interpolate(middle, size=size, mode="bilinear", align_corners=True)
 
-# %% ../nbs/11_corruptions.ipynb #ec95732b
 @_corruption
 def _zoom_blur(x, c, keys):
     first, last, step = c
@@ -276,16 +306,19 @@ def _zoom_blur(x, c, keys):
     return sum((_zoom(x, f)[:, :, :h, :w] for f in factors), x)/(len(factors) + 1)
 
 # %% ../nbs/11_corruptions.ipynb #461c42a4
-def _grey(x): return (x*torch.tensor([.299, .587, .114], device=x.device).view(3, 1, 1)).sum(1, keepdim=True)
+def _grey(x):
+    "Luma of RGB, [N, 1, h, w]"
+    weights = torch.tensor([.299, .587, .114], device=x.device)
+    return (x*weights.view(3, 1, 1)).sum(1, keepdim=True)
 
-# %% ../nbs/11_corruptions.ipynb #ebc46adb
 @_corruption
 def _snow(x, c, keys):
     mean, std, zoom, threshold, radius, sigma, keep = c
     h, w = x.shape[2:]
     flakes = _zoom(normal(fold_in(keys, "flakes"), (1, h, w))*std + mean, zoom)
     flakes = flakes.where(flakes >= threshold, 0).clamp_(0, 1)
-    flakes = (_smear(flakes, radius, sigma, uniform(fold_in(keys, "angle"), (), -135, -45))*255).round_()/255
+    angle = uniform(fold_in(keys, "angle"), (), -135, -45)
+    flakes = (_smear(flakes, radius, sigma, angle)*255).round_()/255
     flakes = flakes[:, :, :h, :w]
     white = torch.maximum(x, _grey(x)*1.5 + .5).mul_(1-keep)
     return x.mul_(keep).add_(white).add_(flakes).add_(flakes.flip(2, 3))
@@ -293,23 +326,30 @@ def _snow(x, c, keys):
 # %% ../nbs/11_corruptions.ipynb #bd113f92
 _FROST_SCALE = {"cifar-c": .2, "tiny-imagenet-c": .3, "imagenet-c": 1}
 
-# %% ../nbs/11_corruptions.ipynb #ec6bccbb
+def _frost_files():
+    "The first five of the six pictures in the installed package"
+    package = importlib.util.find_spec("imagecorruptions")
+    if package is None:
+        raise WrnbError("frost needs the pictures of a package: pip install imagecorruptions")
+    folder = Path(package.submodule_search_locations[0], "frost")
+    files = sorted(folder.glob("frost[1-5].*"))
+    if len(files) != 5:
+        raise WrnbError(f"{folder} has {len(files)} of 5 pictures: reinstall imagecorruptions")
+    return files
+
 @lru_cache(maxsize=8)
 def _frost_pictures(scale, height, width, device):
-    "Five frost pictures [3, h, w] in [0,1], scaled, and enlarged where they would not cover height x width"
-    found = importlib.util.find_spec("imagecorruptions")
-    if found is None: raise WrnbError("frost needs the pictures of the imagecorruptions package, which is not installed: pip install imagecorruptions")
+    "Five frost pictures [3, h, w], scaled, and enlarged if they would not cover height x width"
     pictures = []
-    for f in sorted(Path(found.submodule_search_locations[0], "frost").glob("frost[1-5].*")):
-        x = torch.from_numpy(np.array(Image.open(f).convert("RGB"))).permute(2, 0, 1)[None].float()
+    for file in _frost_files():
+        x = torch.from_numpy(np.array(Image.open(file).convert("RGB")))
+        x = x.permute(2, 0, 1)[None].float()
         if scale < 1: x = F.interpolate(x, scale_factor=scale, mode="bilinear").round_()
         grow = max(height/x.shape[2], width/x.shape[3])
-        if grow > 1: x = F.interpolate(x, scale_factor=1.1*grow, mode="bicubic").round_().clamp_(0, 255)
-        pictures.append((x[0]/255).to(device))
-    if len(pictures) != 5: raise WrnbError(f"frost: {len(pictures)} of 5 pictures found in {found.submodule_search_locations[0]}/frost: reinstall imagecorruptions")
+        if grow > 1: x = F.interpolate(x, scale_factor=1.1*grow, mode="bicubic").round_()
+        pictures.append((x[0].clamp_(0, 255)/255).to(device))
     return pictures
 
-# %% ../nbs/11_corruptions.ipynb #c33270ac
 @_corruption
 def _frost(x, c, keys):
     keep, weight, scale = c
@@ -324,7 +364,8 @@ def _frost(x, c, keys):
 # %% ../nbs/11_corruptions.ipynb #2235ccb8
 def _plasma(keys, side, decay):
     "Plasma fractals [N, side, side] in [0,1]; `decay` divides the random step at each halving"
-    u, m = uniform(keys, (side, side), -1, 1), torch.zeros(*keys.shape, side, side, device=keys.device)
+    u = uniform(keys, (side, side), -1, 1)
+    m = torch.zeros(*keys.shape, side, side, device=keys.device)
     step, wibble = side, 100.
     def fill(rows, cols, total): m[:, rows, cols] = total/4 + wibble**2*u[:, rows, cols]
     while step >= 2:
@@ -355,20 +396,28 @@ def _brightness(x, c, keys):
     return torch.where(value > 0, x.mul_(new/value.clamp(min=1/255)), new)
 
 # %% ../nbs/11_corruptions.ipynb #1a957b6e
+def _thin_edges(gx, gy):
+    "Size of the gradient, and where it is the largest across the edge"
+    h, w = gx.shape[2:]
+    size = gx.abs() + gy.abs()
+    p = F.pad(size, (1,)*4)
+    def at(dy, dx): return p[:, :, 1+dy:h+1+dy, 1+dx:w+1+dx]
+    def ridge(dy, dx): return (size > at(-dy, -dx)) & (size >= at(dy, dx))
+    def peak(dy, dx): return (size > at(-dy, dx)) & (size > at(dy, -dx))
+    steep = gy.abs()/gx.abs()
+    slant = torch.where(gx*gy < 0, peak(1, 1), peak(1, -1))
+    upright = torch.where(steep > 2**.5 + 1, ridge(1, 0), slant)
+    return size, torch.where(steep < 2**.5 - 1, ridge(0, 1), upright)
+
 def _canny(x, low=50, high=150):
     "Canny's edges (1986) of grey levels [N, 1, h, w], as OpenCV defines them: L1 norm, 3 x 3 Sobel"
     s, d = torch.tensor([1., 2, 1]), torch.tensor([-1., 0, 1])
-    gx, gy = _filter(x, torch.outer(s, d), "replicate"), _filter(x, torch.outer(d, s), "replicate")
-    h, w = x.shape[2:]
-    size = gx.abs() + gy.abs()
-    p = F.pad(size, (1,)*4)
-    at = lambda dy, dx: p[:, :, 1+dy:h+1+dy, 1+dx:w+1+dx]
-    steep = gy.abs()/gx.abs()
-    ridge = lambda dy, dx: (size > at(-dy, -dx)) & (size >= at(dy, dx))
-    slant = torch.where(gx*gy < 0, (size > at(-1, 1)) & (size > at(1, -1)), (size > at(-1, -1)) & (size > at(1, 1)))
-    thin = torch.where(steep < 2**.5 - 1, ridge(0, 1), torch.where(steep > 2**.5 + 1, ridge(1, 0), slant)) & (size > low)
+    gx, gy = (_filter(x, kernel, "replicate") for kernel in (torch.outer(s, d), torch.outer(d, s)))
+    size, thin = _thin_edges(gx, gy)
+    thin &= size > low
     edge, known = (thin & (size > high)).float(), None
-    while known is None or (edge != known).any(): edge, known = F.max_pool2d(edge, 3, 1, 1)*thin, edge
+    while known is None or (edge != known).any():
+        edge, known = F.max_pool2d(edge, 3, 1, 1)*thin, edge
     return edge > 0
 
 # %% ../nbs/11_corruptions.ipynb #86fcef1d
@@ -387,12 +436,12 @@ def _distance(edge, most=20):
 def _equalize(x):
     "Equalise the histogram of each image of grey levels [N, 1, h, w]"
     level = x.flatten(1).long()
-    hist = torch.zeros(len(x), 256, device=x.device, dtype=torch.long).scatter_add_(1, level, torch.ones_like(level))
+    hist = torch.zeros(len(x), 256, device=x.device, dtype=torch.long)
+    hist.scatter_add_(1, level, torch.ones_like(level))
     first = hist.gather(1, level.amin(1, keepdim=True))
     new = ((hist.cumsum(1) - first)*255/(level.shape[1] - first).clamp(min=1)).round_()
     return torch.where(level.shape[1] == first, level, new.gather(1, level)).view_as(x).to(x)
 
-# %% ../nbs/11_corruptions.ipynb #b2b6a2c3
 def _water(x, drops, weight):
     drops = (drops*255).floor_()
     box = torch.full((3, 3), 1/9)
@@ -402,13 +451,11 @@ def _water(x, drops, weight):
     colour = torch.tensor([175, 238, 238], device=x.device).view(3, 1, 1)/255
     return x + weight*shine/shine.amax((1, 2, 3), keepdim=True).clamp(min=1)*colour
 
-# %% ../nbs/11_corruptions.ipynb #610c5722
 def _mud(x, drops, sigma):
     cover = _gauss((drops > 0).to(x), sigma)
     cover = cover.where(cover >= .8, 0)
     return x*(1-cover) + cover*torch.tensor([63, 42, 20], device=x.device).view(3, 1, 1)/255
 
-# %% ../nbs/11_corruptions.ipynb #75ed1e0b
 @_corruption
 def _spatter(x, c, keys):
     mean, std, sigma, threshold, strength, mud = c
@@ -422,7 +469,6 @@ def _contrast(x, c, keys):
     mean = x.mean((2, 3), keepdim=True, dtype=torch.float64).float()
     return x.sub_(mean).mul_(c).add_(mean)
 
-# %% ../nbs/11_corruptions.ipynb #6b2f9eb9
 @_corruption
 def _saturate(x, c, keys):
     factor, offset = c
@@ -435,20 +481,22 @@ def _saturate(x, c, keys):
 # %% ../nbs/11_corruptions.ipynb #133e139b
 @lru_cache(maxsize=64)
 def _boxes(size, small, device):
-    "Cut `size` pixels into `small` boxes: first pixel and length of each, and which box to show at each pixel"
+    "Cut `size` pixels into `small` boxes: first pixel and length of each, and each pixel's box"
     edge = torch.tensor([int(i*size/small + .5) for i in range(small+1)])
     shown = ((torch.arange(size, dtype=torch.float64) + .5)*small/size).long()
     return edge[:-1].to(device), edge.diff().to(device), shown.to(device)
 
-# %% ../nbs/11_corruptions.ipynb #e3f06d99
-def _bags(x, first): return F.embedding_bag(torch.arange(len(x), device=x.device), x, first, mode="sum")
+def _bags(x, first):
+    "Sums of rows of `x`, from each of `first` to the next"
+    rows = torch.arange(len(x), device=x.device)
+    return F.embedding_bag(rows, x, first, mode="sum")
 
-# %% ../nbs/11_corruptions.ipynb #178aec7e
 @_corruption
 def _pixelate(x, c, out):
     n, _, h, w = x.shape
     (top, rows, up), (left, cols, across) = (_boxes(s, int(s*c), x.device) for s in (h, w))
-    total = _bags(x.reshape(-1, w), (torch.arange(0, n*3*h, h, device=x.device)[:, None] + top).flatten())
+    channel = torch.arange(0, n*3*h, h, device=x.device)[:, None]
+    total = _bags(x.reshape(-1, w), (channel + top).flatten())
     small = _bags(total.t().contiguous(), left).view(len(left), n*3, len(top))
     small.div_(rows*cols[:, None, None]).add_(.5).floor_().div_(255)
     wide = small.index_select(0, across).view(w, -1).t().reshape(n*3, len(top), w)
@@ -459,18 +507,17 @@ def _decode_pillow(file):
     "The bytes [3, h, w] of a JPEG"
     return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
 
-# %% ../nbs/11_corruptions.ipynb #72f6694f
 def _decode(files):
     "The bytes [3, h, w] of each JPEG"
-    try: from torchvision.io import decode_jpeg
-    except ImportError: return [_decode_pillow(f) for f in files]
-    return decode_jpeg([torch.frombuffer(f.getbuffer(), dtype=torch.uint8) for f in files])
+    if not hasattr(torchvision.io, "decode_jpeg"): return [_decode_pillow(f) for f in files]
+    return torchvision.io.decode_jpeg([torch.frombuffer(f.getbuffer(), dtype=torch.uint8) for f in files])
 
-# %% ../nbs/11_corruptions.ipynb #f52d9f09
 def _jpeg(pixels, quality):
     "Encode and decode images: int32 [N, h, w], r + 256 g + 65536 b, to bytes [3, h, w] each"
     files = [BytesIO() for _ in pixels]
-    for p, f in zip(pixels, files): Image.frombuffer("RGBX", p.shape[::-1], p, "raw", "RGBX", 0, 1).save(f, "JPEG", quality=quality)
+    for p, f in zip(pixels, files):
+        image = Image.frombuffer("RGBX", p.shape[::-1], p, "raw", ("RGBX", 0, 1))
+        image.save(f, "JPEG", quality=quality)
     return _decode(files)
 
 # %% ../nbs/11_corruptions.ipynb #4cde5344
@@ -484,27 +531,33 @@ def _jpeg_compression(x, c, out):
 # %% ../nbs/11_corruptions.ipynb #30fcf382
 @lru_cache(maxsize=32)
 def _bell_matrix(size, sigma, device):
-    "Gaussian blur of `size` pixels as a matrix; cut off at three standard deviations, borders mirrored about their edge"
+    "Gaussian blur of `size` pixels as a matrix; cut off at 3 standard deviations, borders mirrored"
     k = _bell(sigma, 3.).double()
     r = len(k)//2
     seen = (torch.arange(size)[:, None] + torch.arange(-r, r+1)) % (2*size)
     seen = torch.minimum(seen, 2*size-1-seen)
-    return torch.zeros(size, size, dtype=torch.float64).scatter_add_(1, seen, k.expand(size, -1)).to(device)
+    weights = torch.zeros(size, size, dtype=torch.float64)
+    return weights.scatter_add_(1, seen, k.expand(size, -1)).to(device)
 
 # %% ../nbs/11_corruptions.ipynb #7b7c8d1c
-def _affine_grid(keys, h, w, strength):
-    "Where each pixel comes from, [N, h, w, 2] as x, y in pixels, when three points move by up to `strength` pixels"
+def _affine_map(keys, h, w, strength):
+    "The map [N, 3, 2] that undoes a move of three points by up to `strength` pixels"
     mid, third = torch.tensor([w//2, h//2]).double(), min(h, w)//3
     points = mid + third*torch.tensor([[1, 1], [1, -1], [-1, -1]])
     moved = points + uniform(keys, (3, 2), -strength, strength).double().cpu()
     one = torch.ones(len(keys), 3, 1, dtype=torch.float64)
-    back = torch.linalg.solve(torch.cat([moved, one], 2), points.expand_as(moved)).to(keys.device, torch.float32)
-    y, x = torch.meshgrid(*(torch.arange(s, device=keys.device).float() for s in (h, w)), indexing="ij")
-    return x[..., None]*back[:, None, None, 0] + y[..., None]*back[:, None, None, 1] + back[:, None, None, 2]
+    back = torch.linalg.solve(torch.cat([moved, one], 2), points.expand_as(moved))
+    return back.to(keys.device, torch.float32)
 
-# %% ../nbs/11_corruptions.ipynb #8c7ae354
+def _affine_grid(keys, h, w, strength):
+    "Where each pixel comes from, [N, h, w, 2] as x, y in pixels, after such a move"
+    along_x, along_y, shift = _affine_map(keys, h, w, strength)[:, None, None].unbind(3)
+    rows, cols = (torch.arange(s, device=keys.device).float() for s in (h, w))
+    y, x = torch.meshgrid(rows, cols, indexing="ij")
+    return x[..., None]*along_x + y[..., None]*along_y + shift
+
 def _sample(x, grid, corners):
-    "Bilinear values of `x` at `grid` [N, h, w, 2] in pixels; borders mirrored about the last pixel (`corners`) or its edge"
+    "Bilinear values of `x`; borders mirrored about the last pixel (`corners`) or its edge"
     size = torch.tensor([x.shape[3], x.shape[2]], device=x.device)
     grid = grid*(2/(size-1)) - 1 if corners else (2*grid+1)/size - 1
     return F.grid_sample(x, grid, mode="bilinear", padding_mode="reflection", align_corners=corners)
@@ -516,82 +569,108 @@ def _field(keys, h, w, alpha, sigma):
     u = _bell_matrix(h, sigma, u.device) @ (u @ _bell_matrix(w, sigma, u.device).T)
     return (u*alpha).float().permute(0, 2, 3, 1)
 
-# %% ../nbs/11_corruptions.ipynb #2b1a48bb
 @_corruption
 def _elastic_transform(x, c, keys):
     alpha, sigma, strength = c
     h, w = x.shape[2:]
     x = _sample(x, _affine_grid(fold_in(keys, "affine"), h, w, strength), True)
     if not alpha: return x
-    grid = torch.stack(torch.meshgrid(*(torch.arange(s, device=x.device) for s in (w, h)), indexing="xy"), -1)
+    cols, rows = (torch.arange(s, device=x.device) for s in (w, h))
+    grid = torch.stack(torch.meshgrid(cols, rows, indexing="xy"), -1)
     return _sample(x, grid + _field(fold_in(keys, "field"), h, w, alpha, sigma), False)
 
 # %% ../nbs/11_corruptions.ipynb #8f8bb3e2
-def _check(x, name, severity, preset):
-    "Raise `WrnbError` for bad input; returns the preset's name"
-    if name not in CONSTANTS: raise WrnbError(f"no corruption is called {name}: choose from {', '.join(CONSTANTS)}")
-    if severity not in range(6): raise WrnbError(f"severity={severity} is out of range: give 1 to 5, or 0 for the image itself")
-    if preset not in ("auto", *PRESETS): raise WrnbError(f"no preset is called {preset}: choose auto, {', '.join(PRESETS)}")
-    if x is None: return preset
-    size = min(check_pixels(x[:0]).shape[2:])
-    if size < 16: raise WrnbError(f"images of {x.shape[2]} x {x.shape[3]} pixels are too small to corrupt: give 16 or more a side")
-    fits = pick_preset(size)
-    if preset not in ("auto", fits): warnings.warn(f"preset {preset} does not fit images of {x.shape[2]} x {x.shape[3]} pixels, for which {fits} is meant", stacklevel=3)
+def _check_kind(name, severity, preset):
+    "Raise `WrnbError` unless there is such a corruption"
+    if name not in CONSTANTS:
+        raise WrnbError(f"no corruption is called {name}: choose from {', '.join(CONSTANTS)}")
+    if severity not in range(6):
+        raise WrnbError(f"severity={severity} is out of range: give 1 to 5, or 0 for no change")
+    if preset not in ("auto", *PRESETS):
+        raise WrnbError(f"no preset is called {preset}: choose auto, {', '.join(PRESETS)}")
+
+def _preset_for(x, preset):
+    "The preset's name; raises `WrnbError` if these images cannot be corrupted"
+    h, w = check_pixels(x[:0]).shape[2:]
+    if min(h, w) < 16:
+        raise WrnbError(f"images of {h} x {w} pixels are too small: give 16 x 16 or more")
+    fits = pick_preset(min(h, w))
+    if preset not in ("auto", fits):
+        says = f"preset {preset} does not fit images of {h} x {w} pixels, for which {fits} is meant"
+        warnings.warn(says, stacklevel=3)
     return fits if preset == "auto" else preset
 
 # %% ../nbs/11_corruptions.ipynb #0104c47e
-_STILL = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression", "gaussian_blur", "saturate"}  # nothing random
+_STILL = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression",
+          "gaussian_blur", "saturate"}  # nothing random
 _ON_BYTES = {"pixelate", "jpeg_compression"}  # take grey levels and write to `out`
 
-# %% ../nbs/11_corruptions.ipynb #c997bdc4
 def _room_for(x, colours_last):
     "Memory for a result with the shape of `x`, the colours of a pixel side by side if wanted"
     if x.device.type != "cpu": return torch.empty(x.shape, device=x.device)
+    if not colours_last: return torch.from_numpy(np.empty(x.shape, np.float32))
     n, c, h, w = x.shape
-    return torch.from_numpy(np.empty((n, h, w, c), np.float32)).permute(0, 3, 1, 2) if colours_last else torch.from_numpy(np.empty(x.shape, np.float32))
+    return torch.from_numpy(np.empty((n, h, w, c), np.float32)).permute(0, 3, 1, 2)
 
-# %% ../nbs/11_corruptions.ipynb #9734516c
+def _corrupt_piece(x, name, severity, c, seed, out):
+    "Corrupt some images into `out`"
+    x = check_pixels(x).detach().float().contiguous().mul(255).round_()
+    if name in _ON_BYTES: return _MAKERS[name](x, c, out)
+    x.div_(255)
+    keys = None if name in _STILL else fold_in(image_keys(x, seed), name, severity)
+    _truncate(_MAKERS[name](x, c, keys), out)
+
 def corrupt(
-    x:torch.Tensor, # images, [N, 3, height, width], float in [0,1], at least 16 px a side; rounded to 8 bits first
+    x:torch.Tensor, # images, [N, 3, height, width], float in [0,1], 16 px or more; rounded to 8 bits
     name:str, # one of the 15 of `CORRUPTIONS` or the 4 of `EXTRA`
     severity:int, # 1 to 5; 0 is the image itself
     preset:str="auto", # one of `PRESETS`; auto chooses by image size (`pick_preset`)
-    seed:int=0, # another seed, other draws
+    seed:int=0, # another seed gives other draws
 )->torch.Tensor: # float32, shape and device of `x`, on the grid k/255
-    "Corrupt a batch; an image's result depends on the image, the corruption, the severity and the seed alone"
-    preset = _check(x, name, severity, preset)
+    "Corrupt a batch; each result depends on image, corruption, severity and seed alone"
+    _check_kind(name, severity, preset)
+    preset = _preset_for(x, preset)
     if severity == 0 or not len(x): return check_pixels(x)
-    c = CONSTANTS[name][preset][int(severity)-1]
-    if name == "frost": c = (*c, _FROST_SCALE[preset])
-    at_once, out = max(1, 2**(18 if x.device.type == "cpu" else 23)//x[0, 0].numel()), _room_for(x, name == "jpeg_compression")
-    for b, o in zip(x.split(at_once), out.split(at_once)):
-        b = check_pixels(b).detach().float().contiguous().mul(255).round_()
-        if name in _ON_BYTES: _MAKERS[name](b, c, o); continue
-        b.div_(255)
-        keys = None if name in _STILL else fold_in(image_keys(b, seed), name, int(severity))
-        _truncate(_MAKERS[name](b, c, keys), o)
+    constants = CONSTANTS[name][preset][int(severity)-1]
+    if name == "frost": constants = (*constants, _FROST_SCALE[preset])
+    pixels = 2**18 if x.device.type == "cpu" else 2**23  # at once
+    images = max(1, pixels//x[0, 0].numel())
+    out = _room_for(x, colours_last=name == "jpeg_compression")
+    for xb, ob in zip(x.split(images), out.split(images)):
+        _corrupt_piece(xb, name, int(severity), constants, seed, out=ob)
     return out
 
 # %% ../nbs/11_corruptions.ipynb #b135b6c7
+def _label_grid(ax, names, severities, width, height):
+    "Names above the columns and severities beside the rows of a sheet of tiles"
+    words = [n.replace("_", " ") for n in names]
+    columns, rows = np.arange(len(names)) + .5, np.arange(len(severities)) + .5
+    ax.set_xticks(columns*width, words, rotation=40, ha="left", fontsize=8)
+    ax.set_yticks(rows*height, severities, fontsize=8)
+    ax.xaxis.tick_top()
+    ax.tick_params(length=0)
+    ax.grid(False)
+    ax.set_ylabel("severity", fontsize=8)
+    for s in ax.spines.values(): s.set_visible(False)
+
 def plot_corruptions(
     x:torch.Tensor, # one image, [3, height, width], float in [0,1]
-    names:list=None, # corruptions, a column each; None takes the 15
-    severities:tuple=(1, 2, 3, 4, 5), # a row each
+    names:list=None, # corruptions, one per column; None takes the 15
+    severities:tuple=(1, 2, 3, 4, 5), # one per row
     preset:str="auto", # one of `PRESETS`; auto chooses by image size
-    seed:int=0, # another seed, other draws
+    seed:int=0, # another seed gives other draws
     ax=None, # matplotlib axes to draw on; None makes a figure
 ):
-    "Draw an image under each corruption (columns) and severity (rows)"
+    "Draw an image under each corruption (columns) and severity (rows); returns the axes"
     names = names or sum(CORRUPTIONS.values(), [])
-    (h, w), gap = x.shape[1:], max(1, x.shape[2]//24)
-    tile = lambda n, s: F.pad(corrupt(x[None], n, s, preset, seed)[0].cpu(), (0, gap, 0, gap), value=1)
+    gap = max(1, x.shape[2]//24)
+    def tile(name, severity):
+        corrupted = corrupt(x[None], name, severity, preset, seed)[0].cpu()
+        return F.pad(corrupted, (0, gap, 0, gap), value=1)
     sheet = torch.cat([torch.cat([tile(n, s) for n in names], 2) for s in severities], 1)
     if ax is None: ax = plt.subplots(figsize=(9, 9*sheet.shape[1]/sheet.shape[2] + .9))[1]
     ax.imshow(sheet.permute(1, 2, 0), interpolation="antialiased")
-    ax.set_xticks([(i+.5)*(w+gap) for i in range(len(names))], [n.replace("_", " ") for n in names], rotation=40, ha="left", fontsize=8)
-    ax.set_yticks([(i+.5)*(h+gap) for i in range(len(severities))], severities, fontsize=8)
-    ax.xaxis.tick_top(); ax.tick_params(length=0); ax.grid(False); ax.set_ylabel("severity", fontsize=8)
-    for s in ax.spines.values(): s.set_visible(False)
+    _label_grid(ax, names, severities, width=x.shape[2] + gap, height=x.shape[1] + gap)
     return ax
 
 # %% ../nbs/11_corruptions.ipynb #13e9fb2c
@@ -601,8 +680,10 @@ class Corruption:
     name:str # one of the 15 of `CORRUPTIONS` or the 4 of `EXTRA`
     severity:int # 1 to 5; 0 is the image itself
     preset:str="auto" # one of `PRESETS`; auto chooses by image size
-    def __post_init__(self): _check(None, self.name, self.severity, self.preset)
-    def __call__(self, model, x, y, seed=0): return corrupt(x, self.name, self.severity, self.preset, seed)
+
+    def __post_init__(self): _check_kind(self.name, self.severity, self.preset)
+    def __call__(self, model, x, y, seed=0):
+        return corrupt(x, self.name, self.severity, self.preset, seed)
     @property
     def family(self)->str: return FAMILY[self.name]
 
@@ -616,6 +697,8 @@ def corruptions(
     "The benchmark's 15 corruptions, or the 4 extra ones, at each severity"
     families = list(CORRUPTIONS) if families is None else families
     for f in families:
-        if f not in CORRUPTIONS: raise WrnbError(f"no family of corruptions is called {f}: choose from {', '.join(CORRUPTIONS)}")
-    names = [n for f in families for n in ([EXTRA[f]] if extra else CORRUPTIONS[f])]
+        if f not in CORRUPTIONS:
+            known = ", ".join(CORRUPTIONS)
+            raise WrnbError(f"no family of corruptions is called {f}: choose from {known}")
+    names = [EXTRA[f] for f in families] if extra else [n for f in families for n in CORRUPTIONS[f]]
     return [Corruption(n, s, preset) for n in names for s in severities]

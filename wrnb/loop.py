@@ -5,276 +5,368 @@
 # %% auto #0
 __all__ = ['Loop']
 
-# %% ../nbs/18_loop.ipynb #c89dd343
-from functools import cached_property
+# %% ../nbs/18_loop.ipynb #acebda81
+import copy
+from dataclasses import asdict
 
 from fastai.torch_core import set_seed
-from fastcore.basics import patch
+from fastcore.basics import noop, patch
+from fastcore.meta import delegates
 
+import wrnb.benchmark, wrnb.enhancement, wrnb.scoring, wrnb.validation
 import wrnb.weak  # gives `Scores` its methods
-from . import benchmark, enhancement, scoring, validation
-from .core import WrnbError, check_range, first_process, this_process
+from .core import WrnbError, check_range, check_whole, first_process, print_line, this_process
 from .runs import Run, read_json, read_table, write_table
-from .data import limited, load_data
-from .models import check_outputs, load_weights, weights_hash
-from .pretrained import input_size, knows_classes, load_model
+from .data import limited
+from .models import load_weights, weights_hash
+from .pretrained import warn_if_chance
+from .inference import check_classifier
 from .training import keep_trained, train
 from .scoring import Scores
 from .validation import Validation, all_perturbations
-from .enhancement import HeadFirstCallback, TermsCallback, random_crop, random_flip
-from .corrupted_sets import corrupted_set
+from .enhancement import HeadFirstCallback, STRATEGIES, TermsCallback, guiding_types
+from .corrupted_sets import CorruptedSet, corrupted_set
+from .evaluation import as_tuple
+from .benchmark import Evaluation
+from .setup import Setup, read_setup
 
-# %% ../nbs/18_loop.ipynb #24a4c511
-_ATTACKS = ("fgsm", "bim", "pgd", "r_fgsm", "mi_fgsm", "uap")
-_STRATEGIES = ("standard", "augmix", "adversarial", "reva")
+# %% ../nbs/18_loop.ipynb #86f62dc2
+_RESULTS = dict(
+    base="base/model.safetensors",
+    score="scores.parquet",
+    weak="weak.csv",
+    validate="validation.csv",
+    evaluate="evaluation.csv",
+) | {f"enhance {s}": f"{s}/model.safetensors" for s in STRATEGIES}
 
-def _done_already(stage, path): return f"{stage}: done already, see {path}"
-
-# %% ../nbs/18_loop.ipynb #4de93eff
-_RESULTS = dict(base="base/model.safetensors", score="scores.parquet", weak="weak.csv", validate="validation.csv", evaluate="evaluation.csv",
-                **{f"enhance {s}": f"{s}/model.safetensors" for s in _STRATEGIES})
-
-# %% ../nbs/18_loop.ipynb #4fed84ba
-def _setup_checked(run):
-    "Data, model and their options as config.json tells them; raises `WrnbError` where it can't be `Loop` that wrote them"
-    stages = run.config["stages"]; setup = stages["setup"]["options"]
-    for k, t in dict(data=str, model=str, size=int|None, limit=int|None, test_limit=int|None, seed=int).items():
-        if k not in setup or not isinstance(setup[k], t): raise WrnbError(f"{run/'config.json'} is damaged: it tells no {k} of the setup; restore it, or choose another --out")
-    for stage in stages:
-        if stage not in ("setup", *_RESULTS): raise WrnbError(f"{run/'config.json'} is damaged: there is no stage {stage!r}; restore it, or choose another --out")
-    return setup
-
-# %% ../nbs/18_loop.ipynb #f775621d
+# %% ../nbs/18_loop.ipynb #7149bf86
 class Loop:
-    "The stages of REVa on one run folder (arXiv 2509.19197): each is done once, and resumed where it was cut off"
+    "The stages of REVa on one run folder (arXiv 2509.19197): each is done once, and resumes if interrupted"
     def __init__(self,
-        out:str, # the run folder
-        setup:dict=None, # data, model, size, limit, test_limit, seed; None reads them from the folder
-        say=print, # where the lines go that tell what happens; of several processes the first one says them
-        **compute, # batch_size, workers, device: change the time a stage takes, not its result
+        out:str, # run folder (created if missing)
+        setup:dict=None, # the arguments of `Setup`; None: those in the folder
+        say=print_line, # function that prints progress messages; called by the first process only
+        batch_size:int=None, # images per forward pass; None: 512 to score, else 256; rounding alone differs
+        workers:int=0, # processes that decode images; with 0, a thread decodes the next batch
+        device:str="auto", # "auto", "cpu", "cuda", "cuda:1" or "mps"
     ):
-        self.run, self.say, self.compute = Run(out), say if first_process() else lambda line: None, dict(dict(workers=0, device="auto"), **{k: v for k, v in compute.items() if v is not None})
-        for k, low in dict(batch_size=1, workers=0).items(): check_range(k, self.compute.get(k, low), low)
-        stages = self.run.config.get("stages", {})
-        if "corrupt" in stages: raise WrnbError(f"{out} holds a corrupted set: choose another folder for the run")
+        self.run = Run(out)
+        self.say = say if first_process() else noop
+        compute = dict(workers=check_whole("workers", workers, 0), device=device)
+        sized = {} if batch_size is None else dict(batch_size=check_whole("batch_size", batch_size, 1))
+        self._enter(setup)
+        self.setup = read_setup(self.run, _RESULTS)
+        self.training = dict(seed=self.setup.seed, **compute)  # given to every training
+        self.common = self.training | sized | dict(out=self.run.path)  # given to every measurement
+        self._forget_lost_results()
+
+    def _enter(self, setup):
+        "Begin the folder with this setup, or make sure that it was begun"
+        path, stages = self.run.path, self.run.config.get("stages", {})
+        if "corrupt" in stages: raise WrnbError(f"{path} holds a corrupted set: choose another folder")
         if setup:
-            check_range("seed", setup["seed"], 0)
-            if set(stages) == {"setup"}: self.run.drop("setup", **setup)  # nothing was done in it
-            self.run.claim("setup", setup)
-        elif "setup" not in stages: raise WrnbError(f"{out} is no run folder: make one with wrnb run or wrnb score")
-        self.setup = _setup_checked(self.run)
-        for stage in set(stages) & set(_RESULTS):
-            if self.run.done(stage) and not (self.run/_RESULTS[stage]).is_file(): self.run.drop(stage, lost=True)  # its file was removed, so it is made again
+            options = asdict(Setup(**setup))
+            if set(stages) == {"setup"}: self.run.drop("setup", **options)  # nothing was done with it
+            self.run.claim("setup", options)
+        elif "setup" not in stages:
+            raise WrnbError(f"{path} is not a run folder: make one with wrnb run or wrnb score")
 
-    @cached_property
-    def size(self):
-        "Side of a folder's pictures: as the user says, or what the model was pretrained for; None: the first picture's, at most 224"
-        return input_size(self.setup["model"]) if self.setup["size"] is None else self.setup["size"]
+    def _forget_lost_results(self):
+        "Let a stage be done again if somebody removed its result"
+        for stage, path in _RESULTS.items():
+            lost = self.run.done(stage) and not (self.run/path).is_file()
+            if lost: self.run.drop(stage, lost=True)
 
-    @cached_property
-    def data(self):
-        s = self.setup
-        return load_data(s["data"], self.size, s["limit"], s["test_limit"])
+    def _tell(self, stage, done, message=""):
+        "Say what a stage did, or that it was done before"
+        self.say(f"{stage}: done already, see {self.run/_RESULTS[stage]}" if done else message)
 
-    @cached_property
-    def test(self):
-        "The test images; the training images are not decoded for them"
-        s = self.setup
-        return self.data[1] if "data" in vars(self) else load_data(s["data"], self.size, 1, s["test_limit"])[1]
-
-    @property
-    def transforms(self):
-        return [random_crop] if self.setup["data"] == "digits" else [random_crop, random_flip]
-
-    @property
-    def seed(self): return self.setup["seed"]
-    def _told(self, stage, path):
-        if self.run.done(stage): self.say(_done_already(stage, self.run/path))
-
-# %% ../nbs/18_loop.ipynb #628e1962
+# %% ../nbs/18_loop.ipynb #8deb190b
 @patch(as_prop=True)
-def base(self:Loop):
-    "The classifier of the run: from its checkpoint, its pretrained weights (the data's classes of them), or the folder `base` that `train_base` left"
-    if not hasattr(self, "_base"):
-        name, own, images, known = self.setup["model"], self.run/"base"/"model.safetensors", self._some_images, self.with_weights
-        if not (known or own.is_file()):
-            pretrained = self.pretrained
-            why = f"was not pretrained on all of the classes {', '.join(images.classes[:3])}{' ...' if len(images.classes) > 3 else ''}" if pretrained else "has no checkpoint"
-            raise WrnbError(f"--model {name} {why}: give {name}@FILE, or let wrnb run train {'a last layer for them' if pretrained else 'one'}")
-        self._base = load_model(name, len(images.classes), classes=images.classes if known else None)
-        if own.is_file(): load_weights(self._base, own)
-        check_outputs(self._base, len(images.classes), images[0][0].shape[1:])
-    return self._base.eval()
-
-# %% ../nbs/18_loop.ipynb #9950c5fe
-@patch(as_prop=True)
-def _some_images(self:Loop): return vars(self).get("test") or self.data[0]
+def data(self:Loop)->tuple:
+    "Training and test images"
+    if not hasattr(self, "_data"): self._data = self._read(self.setup.limit)
+    return self._data
 
 @patch(as_prop=True)
-def pretrained(self:Loop)->bool:
-    "Is the model one that was pretrained on other data, without a checkpoint of the user's?"
-    return "@" not in self.setup["model"] and input_size(self.setup["model"]) is not None
+def test(self:Loop):
+    "The test images; training images that were not read yet are not read for them"
+    if hasattr(self, "_data"): return self._data[1]
+    if not hasattr(self, "_test"): self._test = self._read(1)[1]
+    return self._test
 
+@patch
+def _read(self:Loop, limit):
+    "Read the images, and say where they come from"
+    train, test = self.setup.images(limit)
+    if train.origin: self.say(f"data: {train.origin}")
+    return train, test
+
+@patch(as_prop=True)
+def _some_images(self:Loop):
+    "Images of the run, to learn classes and size from: the test images, if only they were read"
+    return getattr(self, "_test", None) or self.data[0]
+
+@patch(as_prop=True)
+def classes(self:Loop)->list:
+    "Names of the classes"
+    return self._some_images.classes
+
+# %% ../nbs/18_loop.ipynb #52ba7302
 @patch(as_prop=True)
 def with_weights(self:Loop)->bool:
-    "Can the model be asked about these classes as it comes: by its checkpoint, or pretrained on all of them?"
-    return "@" in self.setup["model"] or knows_classes(self.setup["model"], self._some_images.classes)
+    "Does the model come with weights for these classes: by its checkpoint, or pretrained on all of them?"
+    return self.setup.knows(self.classes)
 
-# %% ../nbs/18_loop.ipynb #bb9d4dbd
 @patch
 def train_base(self:Loop,
-    epochs:int, # times through the training images
-    lr:float, # largest learning rate
-    bs:int, # images a step
+    base_epochs:int, # epochs to train a base without checkpoint, or a pretrained one for new classes
+    base_lr:float, # peak learning rate for the base classifier
+    bs:int, # images per training step
 ):
-    "Train the base classifier, where its name brings no weights for these classes: from nothing, or a pretrained one, its fresh last layer first"
+    "Train the base if the model has no weights for these classes; leaves base/model.safetensors"
     if self.with_weights: return
-    check_range("base_epochs", epochs, 1); check_range("base_lr", lr, 0, above=True); check_range("bs", bs, 1)
-    self._told("base", "base/model.safetensors")
-    head_epochs = dict(head_epochs=1) if self.pretrained else {}
-    if head_epochs and this_process().world > 1: raise WrnbError(f"--model {self.setup['model']} needs a last layer for these classes, which several processes cannot train: start one, then share the rest")
-    if not self.run.claim("base", dict(epochs=epochs, lr=lr, bs=bs, **head_epochs)): return (self.run/"base"/"checkpoint.pt").unlink(missing_ok=True)
-    set_seed(self.seed)
-    net = load_model(self.setup["model"], len(self.data[0].classes))
-    learn = train(net, *self.data, epochs, lr, bs, self.seed, [TermsCallback(transforms=self.transforms), *map(HeadFirstCallback, head_epochs.values())], self.run/"base", self.compute["device"], self.compute["workers"])
+    options = dict(
+        epochs=check_whole("base_epochs", base_epochs, 1),
+        lr=check_range("base_lr", base_lr, 0, above=True),
+        bs=check_whole("bs", bs, 1))
+    if self.setup.is_pretrained: options |= self._head_first()
+    if not self.run.claim("base", options):
+        (self.run/"base"/"checkpoint.pt").unlink(missing_ok=True)
+        return self._tell("base", True)
+    learn = self._fit_base(**options)
     keep_trained(learn, self.run, "base", "base")
-    self.say(f"base: trained {epochs} epochs, clean test error {100*learn.epoch_log[-1]['valid_error']:.2f} %")
+    self.say(_trained("base: trained", learn))
 
-# %% ../nbs/18_loop.ipynb #2ae026d6
+# %% ../nbs/18_loop.ipynb #0d0279a7
 @patch
-def score(self:Loop,
-    **options, # eps, n_neighbors, noise, precision, top_k and others of `score_robustness`
-):
+def _head_first(self:Loop):
+    "The option for a new last layer; raise `WrnbError` if several processes would have to train it"
+    if this_process().world == 1: return dict(head_epochs=1)
+    raise WrnbError(f"model={self.setup.model} needs a last layer for these classes, which several processes "
+                    "cannot train: start one, then share the rest")
+
+@patch
+def _fit_base(self:Loop, head_epochs=0, **options):
+    "Train a new base classifier, interrupted before or not; returns its Learner"
+    set_seed(self.setup.seed)
+    cbs = [TermsCallback(transforms=self.setup.transforms)]
+    if head_epochs: cbs.append(HeadFirstCallback(head_epochs))
+    net = self.setup.load(self.classes)
+    return train(net, *self.data, cbs=cbs, out=self.run/"base", **options, **self.training)
+
+def _trained(name, learn):
+    "What a training did, in a few words"
+    error = 100*learn.epoch_log[-1]["valid_error"]
+    return f"{name} {len(learn.epoch_log)} epochs, clean test error {error:.2f} %"
+
+# %% ../nbs/18_loop.ipynb #72b52f84
+@patch(as_prop=True)
+def base(self:Loop):
+    "The classifier of the run: with its checkpoint, its pretrained weights, or those of `train_base`"
+    if not hasattr(self, "_base"): self._base = self._load_base()
+    return self._base.eval()
+
+@patch
+def _load_base(self:Loop):
+    "The base classifier with its weights; raise `WrnbError` if it has none for these classes"
+    own = self.run/"base"/"model.safetensors"
+    if not own.is_file(): self.setup.check_knows(self.classes)
+    net = self.setup.load(self.classes)
+    if own.is_file(): load_weights(net, own)
+    check_classifier(net, self._some_images)
+    return net
+
+# %% ../nbs/18_loop.ipynb #06ad64b2
+_OWN = ["ds", "seed", "out", "batch_size", "workers", "device"]  # the loop gives these itself
+
+@patch
+@delegates(wrnb.scoring.score_robustness, but=_OWN)
+def score(self:Loop, **kwargs)->Scores:
     "Score every training image; leaves scores.parquet"
-    self._told("score", "scores.parquet"); done = self.run.done("score")
-    scores = scoring.score_robustness(self.base, self.data[0], seed=self.seed, out=self.run.path, **options, **self.compute)
-    if not done: self.say(f"score: {scores} -> {self.run/'scores.parquet'}")
+    done = self.run.done("score")
+    scores = wrnb.scoring.score_robustness(self.base, self.data[0], **kwargs, **self.common)
+    self._tell("score", done, f"score: {scores} -> {self.run/'scores.parquet'}")
+    if self.with_weights: _warn_of_chance(scores, self.base)
     return scores
 
-# %% ../nbs/18_loop.ipynb #e172e78b
-@patch
-def scores(self:Loop):
-    "The scores that stand in the run folder"
-    path, ds = self.run/"scores.parquet", self.data[0]
-    t = read_table(path)
-    if [t[k].tolist() for k in ("index", "id", "label")] != [list(range(len(ds))), ds.ids, ds.labels.tolist()]: raise WrnbError(f"{path} is not of these {len(ds)} images: delete it and score again, or choose another --out")
-    return Scores(t, ds, self.run.config["stages"].get("score", {}).get("options", {}))
+def _warn_of_chance(scores, model):
+    "Warn if a model that was trained elsewhere does not recognise the images"
+    wrong = ~scores.table.clean_correct
+    warn_if_chance(wrong.mean(), len(scores.ds.classes), model, len(wrong))
 
-# %% ../nbs/18_loop.ipynb #c8e2a9d8
+# %% ../nbs/18_loop.ipynb #df2c9232
+@patch
+def scores(self:Loop)->Scores:
+    "The scores in the run folder; raise `WrnbError` if they are of other images"
+    path, ds = self.run/"scores.parquet", self.data[0]
+    table = read_table(path)
+    columns = [table[c].tolist() for c in ("index", "id", "label")]
+    if columns != [list(range(len(ds))), ds.ids, ds.labels.tolist()]:
+        raise WrnbError(f"{path} is not of these {len(ds)} images: delete it and score again, "
+                        "or choose another out=")
+    return Scores(table, ds, self.run.options("score"))
+
+# %% ../nbs/18_loop.ipynb #e5da4091
+_NO_SCORES = "no image that is right when clean has a score above 0"
+
+@patch(as_prop=True)
+def has_weak(self:Loop)->bool:
+    "Is there an image that is right when clean, and wrong with some noise?"
+    table = self.scores().table
+    return bool((table.score[table.clean_correct] > 0).any())
+
 @patch
 def weak(self:Loop,
-    k:int=None, # how many; None takes what score searched for with `top_k`, or a tenth of the scored images, at most 1000
-    per_class:bool=False, # k of each class
-):
+    k:int=None, # number of weak samples; None: the top k that score looked for, or a tenth, up to 1000
+    per_class:bool=False, # pick k of each class
+)->list: # their indices, weakest first
     "Pick the weak robust samples; leaves weak.csv"
     scores = self.scores()
     if k is None: k = scores.options.get("top_k") or max(1, min(1000, len(scores)//10))
-    self._told("weak", "weak.csv"); idxs = scores.weakest(k, per_class)
-    if self.run.claim("weak", dict(k=k, per_class=per_class)):
+    idxs = scores.weakest(k, per_class, seed=self.setup.seed)
+    if not len(idxs):
+        self.say(f"weak: none, since {_NO_SCORES}")
+        return idxs
+    done = not self.run.claim("weak", dict(k=k, per_class=per_class))
+    if not done:
         if first_process(): write_table(scores.weak_table(idxs), self.run/"weak.csv")
         self.run.finish("weak")
-        self.say(f"weak: {len(idxs)} images with scores from {scores.table.score[idxs].max():.3f} to {scores.table.score[idxs].min():.3f} -> {self.run/'weak.csv'}")
+    chosen = scores.table.score[idxs]
+    scored = f"{len(idxs)} images with scores from {chosen.max():.3f} to {chosen.min():.3f}"
+    self._tell("weak", done, f"weak: {scored} -> {self.run/'weak.csv'}")
     return idxs
 
-# %% ../nbs/18_loop.ipynb #a83e8148
 @patch
 def weak_idxs(self:Loop):
-    "Indices of the weak samples in the run folder"
+    "Indices of the weak samples in the run folder; raise `WrnbError` if there is no such image"
     path, n = self.run/"weak.csv", len(self.data[0])
+    if not path.is_file() and not self.has_weak:
+        raise WrnbError(f"there are no weak samples: {_NO_SCORES}; score again with a larger eps")
     idxs = read_table(path)["index"].to_numpy()
-    if idxs.max() >= n: raise WrnbError(f"{path} names image {idxs.max()}, outside the {n} training images: delete it and pick again")
+    if idxs.max() >= n:
+        raise WrnbError(f"{path} names image {idxs.max()}, outside the {n} training images: "
+                        "delete it and pick again")
     return idxs
 
-# %% ../nbs/18_loop.ipynb #0c0f4d63
+# %% ../nbs/18_loop.ipynb #4748a180
+_ATTACKS = ("fgsm", "bim", "pgd", "r_fgsm", "mi_fgsm", "uap")
+
+# %% ../nbs/18_loop.ipynb #44985873
+def _radii(attack_eps):
+    "Radii in [0,1] pixel units; raise `WrnbError` if one is out of range"
+    return [check_range("attack_eps", e, 0, 255, above=True)/255 for e in as_tuple(attack_eps)]
+
+# %% ../nbs/18_loop.ipynb #7e16848e
 @patch
+@delegates(wrnb.validation.validate, but=[*_OWN, "weak", "test", "perturbations", "name"])
 def validate(self:Loop,
-    families:list=None, # None takes all
-    severities:tuple=(1, 2, 3, 4, 5), # of the corruptions
-    attacks:tuple=_ATTACKS, # names of attacks
-    attack_eps:tuple=(1, 2, 4, 8), # their radii, in grey levels (eps x 255)
-    rule:str="mean", # what makes a weakness
-    **fast, # precision, compile: of the answers to corrupted images
-):
+    families:list=None, # some of noise, blur, weather, digital, attack; None takes all
+    severities:tuple=(1, 2, 3, 4, 5), # corruption severities, 1 to 5
+    attacks:tuple=_ATTACKS, # attacks to run; give the option with no names to run none
+    attack_eps:tuple=(1, 2, 4, 8), # L-inf radii of the attacks in grey levels (eps x 255)
+    **kwargs,
+)->Validation:
     "Measure the errors on weak, random and test images; leaves validation.csv and weaknesses.json"
-    self._told("validate", "validation.csv"); done = self.run.done("validate")
-    kinds = all_perturbations(tuple(severities), [e/255 for e in attack_eps], tuple(attacks), families)
-    found = validation.validate(self.base, self.weak_idxs(), *self.data, kinds, rule, seed=self.seed, out=self.run.path, **fast, **self.compute)
-    if not done: self.say(f"validate: weak to {', '.join(found.weaknesses)} -> {self.run/'validation.csv'}")
-    return found
+    done = self.run.done("validate")
+    kinds = all_perturbations(severities, _radii(attack_eps), as_tuple(attacks), families)
+    kwargs |= self.common | dict(perturbations=kinds)
+    validation = wrnb.validation.validate(self.base, self.weak_idxs(), *self.data, **kwargs)
+    self._tell("validate", done, f"validate: {validation.verdict()} -> {self.run/'validation.csv'}")
+    return validation
 
-# %% ../nbs/18_loop.ipynb #a20d13a8
+# %% ../nbs/18_loop.ipynb #2175d6b9
 @patch
-def found(self:Loop):
+def validation(self:Loop)->Validation:
     "What validation left in the run folder"
-    return Validation(read_table(self.run/"validation.csv"), read_json(self.run/"weaknesses.json").get("rule"), self.base, *self.data)
+    rule = read_json(self.run/"weaknesses.json").get("rule")
+    return Validation(read_table(self.run/"validation.csv"), rule, self.base, *self.data)
 
-# %% ../nbs/18_loop.ipynb #4ebfa026
+# %% ../nbs/18_loop.ipynb #50bdd7bd
+_GUIDED = [*_OWN, "found", "test", "eps", "transforms"]
+
 @patch
+@delegates(wrnb.enhancement.enhance, but=_GUIDED)
 def enhance(self:Loop,
     strategy:str, # "standard", "augmix", "adversarial" or "reva"
-    epochs:int=3, # times through the training images
-    lr:float=0.02, # largest learning rate
-    bs:int=128, # images a step
-    protocol:str="extra", # what guides: "extra" or "paper"
-    guide_eps:float=2., # radius of the attack trained against, in grey levels (eps x 255)
-    precision:str="fp32", # "fp32" or "bf16"
-    head_epochs:int=0, # in the first of these only the last layer learns
+    guide_eps:float=2., # radius of the attack that is trained against, in grey levels (eps x 255)
+    **kwargs,
 ):
     "Fine-tune by one strategy; leaves STRATEGY/model.safetensors and STRATEGY/log.csv"
-    check_range("guide_eps", guide_eps, 0, 255, above=True)
-    stage = f"enhance {strategy}"; self._told(stage, f"{strategy}/model.safetensors")
-    learn = enhancement.enhance(self.base, self.found() if strategy == "reva" else None, strategy, *self.data, epochs=epochs, lr=lr, bs=bs, protocol=protocol, eps=guide_eps/255,
-                    transforms=self.transforms, seed=self.seed, out=self.run.path, device=self.compute["device"], workers=self.compute["workers"], precision=precision, head_epochs=head_epochs)
-    if hasattr(learn, "epoch_log"): self.say(f"enhance: {strategy}, {epochs} epochs, clean test error {100*learn.epoch_log[-1]['valid_error']:.2f} % -> {self.run/strategy}")
+    guide_eps = check_range("guide_eps", guide_eps, 0, 255, above=True)
+    guide = self.validation() if strategy == "reva" else None
+    kwargs |= self.training | dict(eps=guide_eps/255, transforms=self.setup.transforms, out=self.run.path)
+    learn = wrnb.enhancement.enhance(self.base, guide, strategy, *self.data, **kwargs)
+    if not hasattr(learn, "epoch_log"): return self._tell(f"enhance {strategy}", True)
+    self.say(f"{_trained(f'enhance: {strategy},', learn)} -> {self.run/strategy}")
 
-# %% ../nbs/18_loop.ipynb #572eeaff
+# %% ../nbs/18_loop.ipynb #5e56d713
+@patch
+@delegates(guiding_types)
+def unguided(self:Loop, **kwargs)->str: # empty if there is guidance
+    "Why nothing can guide `reva`"
+    if not self.has_weak: return _NO_SCORES
+    return "" if guiding_types(self.validation(), **kwargs) else "no type that may guide it is a weakness"
+
+# %% ../nbs/18_loop.ipynb #63969fc9
 @patch
 def models(self:Loop)->dict: # name -> model, the base first
     "Every model of the run folder; one guided by the paper's protocol says so in its name"
-    out = dict(base=self.base)
-    for stage, s in self.run.config["stages"].items():
-        if not stage.startswith("enhance ") or not s.get("finished"): continue
-        name = stage.removeprefix("enhance ")
-        label = f"{name} (paper's protocol)" if name == "reva" and s["options"].get("protocol") == "paper" else name
-        out[label] = load_weights(load_model(self.setup["model"], len((vars(self).get("test") or self.data[0]).classes)), self.run/name/"model.safetensors").eval()
-    return out
+    stages = [s for s in self.run.config["stages"] if s.startswith("enhance ") and self.run.done(s)]
+    return dict(base=self.base) | dict(self._enhanced(s.removeprefix("enhance ")) for s in stages)
 
-# %% ../nbs/18_loop.ipynb #9cfba150
 @patch
+def _enhanced(self:Loop, strategy):
+    "Name and model that a strategy left"
+    net = copy.deepcopy(self.base)
+    load_weights(net, self.run/strategy/"model.safetensors")
+    by_paper = strategy == "reva" and self.run.options("enhance reva").get("protocol") == "paper"
+    return "reva (paper's protocol)" if by_paper else strategy, net.eval()
+
+# %% ../nbs/18_loop.ipynb #b09da960
+@patch
+def _measure(self:Loop, run, models, images, *more, **kwargs):
+    "Measure the models on some images, and keep the result in `run`"
+    run.drop("evaluate", models={name: weights_hash(net) for name, net in models.items()})
+    done, path = run.done("evaluate"), run/"evaluation.csv"
+    kwargs |= self.common | dict(out=run.path)
+    evaluation = wrnb.benchmark.evaluate(models, images, *more, **kwargs)
+    count = "1 model" if len(models) == 1 else f"{len(models)} models"
+    what = images if isinstance(images, CorruptedSet) else f"{len(images)} test images"
+    self.say(f"evaluate: done already, see {path}" if done else f"evaluate: {count} on {what} -> {path}")
+    return evaluation
+
+# %% ../nbs/18_loop.ipynb #c6852527
+_MEASURE = [*_OWN, "fit_on", "eps", "attack_names"]
+
+@patch
+@delegates(wrnb.benchmark.evaluate, but=_MEASURE)
 def evaluate(self:Loop,
-    severities:tuple=(1, 2, 3, 4, 5), # of the 15 corruptions
-    attacks:tuple=_ATTACKS, # names of attacks
-    attack_eps:tuple=(1, 2, 4, 8), # their radii, in grey levels (eps x 255)
-    families:list=None, # of the corruptions; None takes all
-    **fast, # precision, compile: of the answers to corrupted images
-):
+    attacks:tuple=_ATTACKS, # attacks to run; give the option with no names to run none
+    attack_eps:tuple=(1, 2, 4, 8), # L-inf radii of the attacks in grey levels (eps x 255)
+    **kwargs,
+)->Evaluation:
     "Measure every model of the run on the test images; leaves evaluation.csv"
+    attacks = as_tuple(attacks)
     fit_on = limited(self.data[0], 1000) if "uap" in attacks else None
+    kwargs |= dict(eps=_radii(attack_eps), attack_names=attacks)
     test, models = self.test, self.models()
-    self.run.drop("evaluate", models={m: weights_hash(net) for m, net in models.items()})
-    self._told("evaluate", "evaluation.csv"); done = self.run.done("evaluate")
-    found = benchmark.evaluate(models, test, fit_on, tuple(severities), [e/255 for e in attack_eps], tuple(attacks), self.seed, self.run.path, families=families, **fast, **self.compute)
-    if not done: self.say(f"evaluate: {len(models)} {'model' if len(models) == 1 else 'models'} on {len(test)} test images -> {self.run/'evaluation.csv'}")
-    return found
+    return self._measure(self.run, models, test, fit_on, **kwargs)
 
-# %% ../nbs/18_loop.ipynb #ce5fdc2a
+# %% ../nbs/18_loop.ipynb #53a889af
 @patch
+@delegates(wrnb.benchmark.evaluate, but=_MEASURE)
 def evaluate_on(self:Loop,
-    folder:str, # a corrupted set: official, or made by wrnb corrupt
-    severities:tuple=(1, 2, 3, 4, 5), # 1 to 5
-    families:list=None, # of the corruptions; None takes all
-    attacks:tuple=None, # a corrupted set takes none
-    **fast, # precision, compile: of the answers
-):
-    "Measure every model of the run on a corrupted set; leaves on/NAME/evaluation.csv, NAME being the folder's"
+    folder:str, # corrupted set in place of the test images: an official one, or one of wrnb corrupt
+    attacks:tuple=(), # a corrupted set takes none
+    **kwargs,
+)->Evaluation:
+    "Measure every model of the run on a corrupted set; leaves on/NAME/evaluation.csv"
     test, models = self.test, self.models()
-    images = corrupted_set(folder, test.classes).limited(self.setup["test_limit"])
+    images = corrupted_set(folder, like=test, families=kwargs.get("families")).limited(self.setup.test_limit)
     if images.made_from(test): images.clean = test
     run = Run(self.run/"on"/images.path.resolve().name)
-    run.drop("evaluate", models={m: weights_hash(net) for m, net in models.items()})
-    old = run.config.get("stages", {}).get("evaluate", {}).get("options", {})
-    if old and old.get("data") != images.identity: raise WrnbError(f"{run.path} is of another set with this name: remove it, or rename {folder}")
-    done = run.done("evaluate")
-    found = benchmark.evaluate(models, images, severities=tuple(severities), attack_names=attacks, seed=self.seed, out=run.path, families=families, **fast, **self.compute)
-    self.say(_done_already("evaluate", run/"evaluation.csv") if done else f"evaluate: {len(models)} {'model' if len(models) == 1 else 'models'} on {images} -> {run/'evaluation.csv'}")
-    return found
+    old = run.options("evaluate").get("data", images.identity)
+    if old != images.identity:
+        raise WrnbError(f"{run.path} is of another set with this name: remove it, or rename {folder}")
+    return self._measure(run, models, images, attack_names=as_tuple(attacks), **kwargs)

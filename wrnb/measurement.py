@@ -5,18 +5,23 @@
 # %% auto #0
 __all__ = ['wrong_under', 'Clean', 'measured', 'fitted']
 
-# %% ../nbs/13_measurement.ipynb #f0444c37
+# %% ../nbs/13_measurement.ipynb #b7a3905c
+import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from .core import WrnbError, wilson
+from .core import WrnbError, plain_number, wilson
 from .runs import COLUMNS
-from .data import batches
+from .data import Images, as_images, batches, class_order, classes_of
+from .models import as_model, check_logits, logits_in, untouched
+from .pretrained import warn_if_chance
 from .inference import InferenceModel
 from .attacks import Attack, AutoAttack, worst_case
 
@@ -25,33 +30,52 @@ def _in_order(n, batch_size):
     "The numbers from 0 to n-1, one list per batch"
     return [list(range(first, min(first+batch_size, n))) for first in range(0, n, batch_size)]
 
-# %% ../nbs/13_measurement.ipynb #02607e0b
+# %% ../nbs/13_measurement.ipynb #f87560ad
 @torch.inference_mode()
-def _is_wrong(model, x, y, name):
+def _is_wrong(model, x, y, name, ids=None):
     "Which images of a batch the model gets wrong, bool [N], numpy"
-    logits = model(x.contiguous(memory_format=torch.channels_last))
-    if not logits.isfinite().all():
-        raise WrnbError(f"the logits of model {name} are not finite: check its weights")
+    out = model(x.contiguous(memory_format=torch.channels_last))
+    try: logits = check_logits(out, ids=ids)
+    except WrnbError as e: raise WrnbError(f"{name}: {e}") from None
+    _check_labels(y, logits.shape[1], name, ids)
     return (logits.argmax(1) != y).cpu().numpy()
 
-# %% ../nbs/13_measurement.ipynb #5236eb47
+def _check_labels(y, n, name, ids=None):
+    "Raise `WrnbError` if an image is of a class that a model of n outputs does not have"
+    outside = (y >= n).nonzero().flatten().tolist()
+    if not outside: return
+    image = ids[outside[0]] if ids else f"image {outside[0]}"
+    raise WrnbError(f"{image} has label {y[outside[0]]}, and {name} has {n} outputs: give a model of these classes")
+
+# %% ../nbs/13_measurement.ipynb #067b8e5b
+def _ask(p, models, ds, attacked, seed, batch_size, workers, device):
+    "As `wrong_under`, of models in evaluation mode"
+    if not len(ds): raise WrnbError("there are no images: give some (an exported Learner has none)")
+    wrong, names = {name: [] for name in models}, getattr(ds, "ids", None)
+    lists = _in_order(len(ds), batch_size)
+    for idxs, (x, y) in zip(lists, batches(ds, lists, workers)):
+        x, y, ids = x.to(device), y.to(device), names and [names[i] for i in idxs]
+        x = p(attacked, x, y, seed=seed)
+        for name, model in models.items(): wrong[name].append(_is_wrong(model, x, y, name, ids))
+    return {name: np.concatenate(parts) for name, parts in wrong.items()}
+
+# %% ../nbs/13_measurement.ipynb #0f414fb9
 def wrong_under(
     p, # a perturbation: called as `p(model, x, y, seed)`
-    models:dict, # name -> model to ask
+    models:dict, # name -> model or Learner to ask
     ds:Dataset, # images
     attacked:torch.nn.Module=None, # the model that an attack attacks; corruptions need none
-    seed:int=0, # of the perturbation
+    seed:int=0, # random seed of the perturbation
     batch_size:int=256, # images per batch
     workers:int=0, # processes that decode images
     device:torch.device="cpu", # where it is computed
 )->dict: # name -> which images are wrong, bool [N], numpy
     "Which images each model gets wrong when they are perturbed, all models on the same pixels"
-    wrong = {name: [] for name in models}
-    for x, y in batches(ds, _in_order(len(ds), batch_size), workers):
-        x, y = x.to(device), y.to(device)
-        x = p(attacked, x, y, seed=seed)
-        for name, model in models.items(): wrong[name].append(_is_wrong(model, x, y, name))
-    return {name: np.concatenate(parts) for name, parts in wrong.items()}
+    given = [m for m in (*models.values(), attacked) if isinstance(m, torch.nn.Module) or hasattr(m, "dls")]
+    def net(m): return as_model(m).to(device) if m in given else m
+    with untouched(*given):
+        return _ask(p, {name: net(m) for name, m in models.items()}, as_images(ds), net(attacked),
+                    seed=seed, batch_size=batch_size, workers=workers, device=device)
 
 # %% ../nbs/13_measurement.ipynb #a587c0a4
 @dataclass(frozen=True)
@@ -78,7 +102,7 @@ def measured(
     what = subset, model, family, p.name, p.severity
     return dict(zip(COLUMNS["validation"], (*what, n, n_wrong, n_wrong/n, float(low), float(high))))
 
-# %% ../nbs/13_measurement.ipynb #c61da64f
+# %% ../nbs/13_measurement.ipynb #b1d85af2
 def fitted(
     p, # a perturbation
     model:torch.nn.Module, # the model to attack
@@ -89,10 +113,11 @@ def fitted(
 ):
     "The perturbation, fitted on some images if it has a `fit` (the universal attack has)"
     if not hasattr(p, "fit"): return p
+    if not len(ds): raise WrnbError(f"there are no images to find {p.name} on: give some")
     x, y = next(iter(batches(ds, [list(range(min(n, len(ds))))])))
     return p.fit(model, x.to(device), y.to(device), seed=seed)
 
-# %% ../nbs/13_measurement.ipynb #a85b9f08
+# %% ../nbs/13_measurement.ipynb #63d7e520
 @dataclass
 class Panel:
     "The models that are measured, and how they are asked"
@@ -112,8 +137,8 @@ class Panel:
         return self._ask({name: self.models[name] for name in asked}, p, ds, attacked)
 
     def _ask(self, models, p, ds, attacked):
-        return wrong_under(p, models, ds, self.models.get(attacked), seed=self.seed,
-                           batch_size=self.batch_size, workers=self.workers, device=self.device)
+        return _ask(p, models, ds, self.models.get(attacked), seed=self.seed,
+                    batch_size=self.batch_size, workers=self.workers, device=self.device)
 
     def fitted(self, p, name, ds):
         "The perturbation, fitted to the model `name` if it has a `fit`"
@@ -156,6 +181,31 @@ def white_box_rows(
         rows.append(measured(wrong[p.name], "test", name, p))
     worst = SimpleNamespace(name="worst_case", family="white_box", severity=kinds[0].severity)
     return [*rows, measured(worst_case(wrong).numpy(), "test", name, worst)]
+
+# %% ../nbs/13_measurement.ipynb #fe27bbe2
+def warn_if_flat(
+    panel:Panel, # the models
+    ds:Dataset, # images
+):
+    "Warn of models whose gradient is zero for most images: attacks that follow it say nothing"
+    idxs = [len(ds)*k//32 for k in range(min(32, len(ds)))]
+    x, y = next(iter(batches(ds, [sorted(set(idxs))])))
+    for name, model in panel.models.items():
+        share = _flat_share(model, x.to(panel.device), y.to(panel.device), name)
+        if share <= .5: continue
+        warnings.warn(f"the gradient of {name} is zero for {share:.0%} of the images: its error under "
+                      "attacks that follow the gradient may say nothing", stacklevel=3)
+
+def _flat_share(model, x, y, name):
+    "Share of the images for which the loss has no gradient"
+    x = x.clone().requires_grad_()
+    with torch.enable_grad(): logits = logits_in(model(x))
+    if not logits.requires_grad:
+        raise WrnbError(f"{name} gives no gradient, which attacks need: measure it without attacks")
+    _check_labels(y, logits.shape[1], name)
+    loss = F.cross_entropy(logits, y, reduction="sum")
+    grad, = torch.autograd.grad(loss, x, allow_unused=True, materialize_grads=True)
+    return (grad.flatten(1) == 0).all(1).float().mean().item()
 
 # %% ../nbs/13_measurement.ipynb #c0b1df63
 def transfer_rows(
@@ -206,3 +256,43 @@ def mean_error(
 )->pd.DataFrame: # per group: error, low, high, n, cells
     "Mean error over each group's rows, with a 95 % interval"
     return weighted_error(t.assign(weight=1/t.groupby(by).n.transform("size")), "error", by)
+
+# %% ../nbs/13_measurement.ipynb #d52d65ec
+def as_tuple(
+    values, # several values, or one
+)->tuple:
+    "Different values in the order given, scalars of NumPy and torch as Python's own"
+    values = plain_number(values)
+    if isinstance(values, str) or not isinstance(values, Iterable): values = (values,)
+    return tuple(dict.fromkeys(map(plain_number, values)))
+
+# %% ../nbs/13_measurement.ipynb #f5939d0f
+def numbered_as(
+    ds:Dataset, # images
+    classes:list, # the class names to count through; None: they are not known
+    whose:str, # the images, for messages
+)->Dataset:
+    "The images with labels that count through these classes; raises `WrnbError` if their own have other names"
+    own = classes_of(ds)
+    if not own or not classes or own == classes: return ds
+    order = class_order(classes, own, f"the data that {whose} goes with")
+    return Images(ds, order, classes)
+
+# %% ../nbs/13_measurement.ipynb #f447fe55
+def count_classes(
+    net:torch.nn.Module, # a classifier of the images
+    ds:Dataset, # images
+    device:torch.device="cpu", # where the classifier is
+)->int:
+    "The number of classes: of the images' names, or, if they have none, of the classifier's outputs"
+    if classes_of(ds): return len(classes_of(ds))
+    with torch.inference_mode(): return logits_in(net(ds[0][0][None].to(device))).shape[1]
+
+def warn_of_chance(
+    table:pd.DataFrame, # rows
+    models:dict, # name -> model
+    n_classes:int, # of the images
+):
+    "Warn of models whose clean error on the test images is near that of guessing"
+    clean = table[(table.family == "clean") & (table.subset == "test") & table.model.isin(list(models))]
+    for r in clean.itertuples(): warn_if_chance(r.error, n_classes, models[r.model], r.n)

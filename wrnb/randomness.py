@@ -5,13 +5,15 @@
 # %% auto #0
 __all__ = ['fold_in', 'image_keys', 'uniform', 'normal']
 
-# %% ../nbs/01_randomness.ipynb #f4822111
+# %% ../nbs/01_randomness.ipynb #3b238cac
 import hashlib
 from functools import lru_cache
 from math import pi, prod
 
 import numpy as np
 import torch
+
+from .core import check_whole, plain_number
 
 # %% ../nbs/01_randomness.ipynb #9c4d2fa4
 def _int64(n): return (n + 2**63) % 2**64 - 2**63
@@ -32,12 +34,12 @@ def _mix(z):
     z = _xorshift(z, 27).mul_(second)
     return _xorshift(z, 31)
 
-# %% ../nbs/01_randomness.ipynb #8eb4ea3a
+# %% ../nbs/01_randomness.ipynb #1eb1dc4a
 def _as_int64(part, device):
     "A stream's name or number as an int64 tensor"
     if isinstance(part, str):
         part = int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "big")
-    if not isinstance(part, torch.Tensor): part = torch.tensor(_int64(part))
+    if not isinstance(part, torch.Tensor): part = torch.tensor(_int64(int(plain_number(part))))
     return part.to(device)
 
 # %% ../nbs/01_randomness.ipynb #89dd79b3
@@ -64,15 +66,16 @@ def _weighted(levels, weights):
     a, b = (v.numpy().view(np.uint64) for v in (levels, weights))
     return torch.from_numpy(np.einsum("ij,j->i", a, b).view(np.int64))
 
-# %% ../nbs/01_randomness.ipynb #1a93091b
+# %% ../nbs/01_randomness.ipynb #d9097131
 def image_keys(
     x:torch.Tensor, # images, [N, ...], float in [0, 1]
-    seed:int=0, # another seed gives other keys
+    seed:int=0, # a whole number; another seed gives other keys
 )->torch.Tensor: # int64, [N]
-    "One key per image, from its 8-bit pixels and the seed: the same in any batch, order, process and device"
+    """One key per image, from its 8-bit pixels and the seed: the same in any batch, order, process and device; raise
+    `WrnbError` if the seed is not whole"""
     levels = (x.flatten(1)*255).round_().int().long()  # by way of int32, which processors convert faster
     weights = _hash_weights(levels.shape[1], x.device)
-    return fold_in(_weighted(levels, weights), seed)
+    return fold_in(_weighted(levels, weights), check_whole("seed", seed))
 
 # %% ../nbs/01_randomness.ipynb #bcf889ab
 def _words(keys, shape):

@@ -20,90 +20,239 @@ from .runs import write_atomic
 from .benchmark import read_evaluation
 from .loop import Loop
 
-# %% ../nbs/19_report.ipynb #736c85b3
-_STYLE = """
-body{font:16px/1.55 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
-h1{font-size:1.7rem}h2{font-size:1.25rem;margin-top:2.2rem}img{width:100%;min-width:36rem;max-width:60rem;height:auto}
-.wide{overflow-x:auto}table{border-collapse:collapse;font-size:.86rem}th,td{padding:.3rem .65rem;text-align:right;border-bottom:1px solid #ddd}
-table.words td{text-align:left}th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:#fff}code{background:#f3f3f3;padding:.1rem .25rem}
-"""
+# %% ../nbs/19_report.ipynb #35d19751
+def _paragraph(*sentences):
+    "A paragraph of sentences, escaped"
+    return f"<p>{html.escape(' '.join(sentences), quote=False)}</p>"
 
-# %% ../nbs/19_report.ipynb #c2ecf182
+def _listed(lines):
+    "A bulleted list of lines, escaped"
+    items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
+    return f"<ul>{items}</ul>"
+
+# %% ../nbs/19_report.ipynb #354ba849
+def _table(df, digits=1, **options):
+    "A table as HTML"
+    df = df.rename_axis(None).rename_axis(None, axis=1).round(digits)
+    return f'<div class="wide">{df.to_html(border=0, escape=True, na_rep="", **options)}</div>'
+
+# %% ../nbs/19_report.ipynb #226cf578
 def _figure(run, name, fig, alt):
     "Save a figure to figures/NAME.png and return it as HTML that carries the picture"
-    path = write_atomic(run/"figures"/f"{name}.png", lambda p: fig.savefig(p, dpi=160)); plt.close(fig)
-    return f'<div class="wide"><img alt="{html.escape(alt)}" src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"></div>'
+    path = write_atomic(run/"figures"/f"{name}.png", lambda p: fig.savefig(p, dpi=160))
+    plt.close(fig)
+    data = base64.b64encode(path.read_bytes()).decode()
+    image = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
+    return f'<div class="wide">{image}</div>'
 
-# %% ../nbs/19_report.ipynb #c184a10e
-def _table(df, digits=1, **options):
-    text = df.rename_axis(None).rename_axis(None, axis=1).round(digits).to_html(border=0, escape=True, na_rep="", **options)
-    return f'<div class="wide">{text}</div>'
+# %% ../nbs/19_report.ipynb #4b51da61
+def _images_used(loop):
+    "The data set, how many images of it, and whether they are all"
+    train, test = (len(ds) for ds in loop.data)
+    part = " (a part, --limit)" if loop.setup.limit else ""
+    test_part = " (a part, --test-limit)" if loop.setup.test_limit else ""
+    drawn = " drawn from them" if loop.setup.test_share else ""
+    return f"{loop.setup.data}: {train} training images{part}, {test} test images{drawn}{test_part}"
 
-# %% ../nbs/19_report.ipynb #c3a294e1
+def _neighbors_drawn(options):
+    "How many neighbours the images had, and of what kind"
+    first = " to begin with" if options.get("top_k") else ""
+    number, noise, eps = (options.get(k) for k in ("n_neighbors", "noise", "eps"))
+    return f"{number} per image{first}, {noise} noise, eps {eps}"
+
+def _model_name(loop):
+    "The model as you named it, without the folder that its checkpoint is in"
+    name, at, path = loop.setup.model.partition("@")
+    return name + at + Path(path).name
+
+def _normalisation(setup):
+    "Mean and standard deviation, if you gave any"
+    mean, std = (" ".join(map(str, v)) if isinstance(v, list) else v for v in (setup.mean, setup.std))
+    given = [f"{name} {value}" for name, value in (("mean", mean), ("std", std)) if value]
+    return ", normalised by " + ", ".join(given) if given else ""
+
+# %% ../nbs/19_report.ipynb #7e7be6cc
 def _what_was_run(loop):
-    "Rows of the report's first table"
-    c = loop.run.config["stages"]; s, first = c["setup"]["options"], c["setup"]
-    score = c.get("score", {}).get("options", {})
-    return {"data": f"{s['data']}: {len(loop.data[0])} training images{' (a part, --limit)' if s['limit'] else ''}, {len(loop.data[1])} test images{' (a part, --test-limit)' if s['test_limit'] else ''}",
-            "model": f"{Path(s['model']).name if '@' in s['model'] else s['model']}, weights {score.get('model', '')}", "seed": s["seed"],
-            "neighbours": f"{score.get('n_neighbors')} an image{' to begin with' if score.get('top_k') else ''}, {score.get('noise')} noise, eps {score.get('eps')}",
-            "device": first["device"], "commit": first["commit"], "versions": ", ".join(f"{k} {v}" for k, v in first["versions"].items())}
+    "The first section: data, model, options and versions"
+    first, scored = loop.run.config["stages"]["setup"], loop.run.options("score")
+    rows = dict(
+        data=_images_used(loop),
+        model=f"{_model_name(loop)}, weights {scored.get('model', '')}{_normalisation(loop.setup)}",
+        seed=loop.setup.seed,
+        neighbours=_neighbors_drawn(scored),
+        device=first["device"],
+        commit=first["commit"],
+        versions=", ".join(f"{k} {v}" for k, v in first["versions"].items()),
+    )
+    return _table(pd.Series(rows).to_frame(), header=False, classes="words")
 
-# %% ../nbs/19_report.ipynb #c9d61002
-def _intervals(found):
+# %% ../nbs/19_report.ipynb #542fb055
+def _by_corruption(evaluation):
+    "Each corruption's error"
+    return _paragraph("Each corruption, mean over severities:") + _table(evaluation.by_corruption())
+
+def _intervals(evaluation):
     "The corruption error with its interval, n and source, in percent"
-    t = found.corruption_error()
-    return "<p>Corruption error, plain mean over the corruptions and severities (cells), with its 95 % interval:</p>" + _table(t.assign(**{c: 100*t[c] for c in ("error", "low", "high")}))
+    what = "Corruption error, plain mean over the corruptions and severities (cells),"
+    return _paragraph(what, "with its 95 % interval:") + _table(evaluation.intervals())
 
-# %% ../nbs/19_report.ipynb #34e728ba
-def _attacks(found):
-    "Each attack and radius by itself, where any was measured"
-    if not (found.table.family == "white_box").any(): return ""
-    return "<p>Each attack: <em>white box</em> attacks the model itself, <em>transfer</em> the base; the worst case is taken image by image.</p>" + _table(found.attacks().rename(columns=lambda c: c.replace("_", " ")), index=False)
+def _attacks(evaluation):
+    "Each attack and radius by itself, if any was measured"
+    if not (evaluation.table.family == "white_box").any(): return ""
+    text = ("<p>Each attack: <em>white box</em> attacks the model itself, <em>transfer</em> the base; "
+            "the worst case is taken image by image.</p>")
+    table = evaluation.attacks().rename(columns=lambda name: name.replace("_", " "))
+    return text + _table(table, index=False)
 
-# %% ../nbs/19_report.ipynb #c956d2ef
-def _on_disk(run):
-    "A section for each corrupted set that the models were measured on"
-    for path in sorted(run.path.glob("on/*/evaluation.csv")):
-        found = read_evaluation(path.parent)
-        text = f"<p>Errors in percent on {found.table.n.max()} images of each corruption and severity: {html.escape(found.kind)}, {html.escape(found.source)}.</p>"
-        yield html.escape(path.parent.name), text + _table(found.summary().T.rename(index=lambda i: i.replace("_", " "))) + "<p>Each corruption, mean over severities:</p>" + _table(found.by_corruption()) + _intervals(found)
+# %% ../nbs/19_report.ipynb #e3670594
+def _before_after(loop, evaluation):
+    "The section on the errors of every model on the test images"
+    n = evaluation.table.n.max()
+    fair = "all strategies had the same images, epochs and steps"
+    alt = "Errors of every model, clean, under each family of corruptions and under attack"
+    return "".join([
+        _paragraph(f"Errors in percent on {n} test images; {fair}."),
+        _table(evaluation.percent()),
+        _figure(loop.run, "evaluation", evaluation.plot(), alt),
+        _by_corruption(evaluation),
+        _intervals(evaluation),
+        _attacks(evaluation),
+    ])
 
-# %% ../nbs/19_report.ipynb #68be95eb
+def _on_disk(folder):
+    "The section on a corrupted set that the models were measured on"
+    evaluation = read_evaluation(folder)
+    n, what = evaluation.table.n.max(), f"{evaluation.kind}, {evaluation.source}"
+    return "".join([
+        _paragraph(f"Errors in percent on {n} images of each corruption and severity: {what}."),
+        _table(evaluation.percent()),
+        _by_corruption(evaluation),
+        _intervals(evaluation),
+    ])
+
+# %% ../nbs/19_report.ipynb #acb1b10f
+def _weakest(loop):
+    "The section on scores and weak samples"
+    run, scores = loop.run, loop.scores()
+    if not loop.has_weak:
+        none = "No image that is right when clean has a score above 0: neighbours at this distance harm none."
+        return _paragraph(none, "So there are no weak samples.")
+    weakest, classes = scores.plot_weakest(24), scores.plot_classes(loop.weak_idxs())
+    share = "Share of each class among the weak samples and among all"
+    return "".join([
+        _paragraph("Training images that are right when clean, with the highest scores",
+                   "(0 to 1, higher = weaker)."),
+        _figure(run, "weakest", weakest, "The 24 weakest training images with label and score"),
+        _figure(run, "scores", scores.plot_hist(), "Histogram of the scores"),
+        _figure(run, "classes", classes, share),
+    ])
+
+# %% ../nbs/19_report.ipynb #86bf92c3
+def _types(rows):
+    "Types of perturbations with their errors"
+    named = [f"{html.escape(r['perturbation'])} ({100*r['error']:.0f} %)" for r in rows]
+    return ", ".join(named) or "none"
+
+def _unguided(loop):
+    "Why there is no REVa, if nothing can guide it"
+    why = loop.unguided()
+    if not why or loop.run.done("enhance reva"): return ""
+    return _paragraph(f"REVa was not trained: {why}.")
+
+def _strengths_and_weaknesses(loop):
+    "The section on what validation measured"
+    if not loop.has_weak: return _paragraph("There was nothing to validate.") + _unguided(loop)
+    run, validation = loop.run, loop.validation()
+    split = validation.split()
+    above = f"above {100*split['threshold']:.0f} % (rule: {split['rule']})"
+    bars, heatmap = validation.plot_subsets(), validation.plot()
+    return "".join([
+        _paragraph(f"A type is a weakness if its mean error on the weak samples is {above}."),
+        f"<p><b>Weak to</b> {_types(split['weaknesses'])}.</p>",
+        f"<p><b>Withstands</b> {_types(split['strengths'])}.</p>",
+        _unguided(loop),
+        _figure(run, "subsets", bars, "Mean error of each type on weak, random and test images"),
+        _figure(run, "heatmap", heatmap, "Error by type and severity on the weak samples"),
+    ])
+
+# %% ../nbs/19_report.ipynb #a632efa8
+def _uncertainty(loop, n):
+    "What one seed and n test images leave open"
+    width = 100*1.96*(.21/n)**.5
+    return (f"One seed ({loop.setup.seed}): the spread between trainings was not measured. "
+            f"With {n} test images an error of 30 % has a 95 % interval of about ±{width:.1f} points.")
+
+def _attacks_run(evaluation):
+    "Which attacks there were"
+    t = evaluation.table
+    names = sorted(set(t.perturbation[t.family == "white_box"]) - {"worst_case"})
+    if not names: return "No attacks were measured."
+    return f"Attacks: {', '.join(names)}; a stronger attack may find more."
+
+def _seen_in_training(evaluation):
+    "What of the test was seen in training"
+    paper = any("paper" in name for name in evaluation.models)
+    if paper: return "Protocol paper: the model was fine-tuned on the very 15 corruptions of the test."
+    return "Training was watched on the test images, but nothing was chosen by them."
+
+# %% ../nbs/19_report.ipynb #f36a6bf5
+def _caveats(loop, evaluation):
+    "The last section: what was measured on what, and what was not measured"
+    train, test = (len(ds) for ds in loop.data)
+    part = f"Only a part of the data was used: {train} training and {test} test images."
+    return _listed([
+        _uncertainty(loop, evaluation.table.n.max()),
+        *([part] if loop.setup.limit or loop.setup.test_limit else []),
+        f"The corrupted images of the first tables were {evaluation.source} with the package's own "
+        f"corruptions and the constants of {evaluation.kind}; figures from the official files can differ by points.",
+        _attacks_run(evaluation),
+        _seen_in_training(evaluation),
+    ])
+
+# %% ../nbs/19_report.ipynb #d290170e
 def _sections(loop):
-    "The report, section by section: (title, HTML)"
-    run, scores, idxs, found, after = loop.run, loop.scores(), loop.weak_idxs(), loop.found(), read_evaluation(loop.run.path)
-    yield "What was run", _table(pd.Series(_what_was_run(loop)).to_frame(), header=False, classes="words")
-    yield "Before against after", (f"<p>Errors in percent on {after.table.n.max()} test images; all strategies had the same images, epochs and steps.</p>" + _table(after.summary().T.rename(index=lambda i: i.replace("_", " ")))
-        + _figure(run, "evaluation", after.plot(), "Errors of every model, clean, under each family of corruptions and under attack") + "<p>Each corruption, mean over severities:</p>" + _table(after.by_corruption()) + _intervals(after) + _attacks(after))
-    yield from _on_disk(run)
-    yield "Weakest images", ("<p>Training images that are right when clean, with the highest scores (0 to 1, higher = weaker).</p>" + _figure(run, "weakest", scores.plot_weakest(24), "The 24 weakest training images with label and score")
-        + _figure(run, "scores", scores.plot_hist(), "Histogram of the scores") + _figure(run, "classes", scores.plot_classes(idxs), "Share of each class among the weak samples and among all"))
-    split = found.split(); names = lambda kind: ", ".join(f"{html.escape(r['perturbation'])} ({100*r['error']:.0f} %)" for r in split[kind]) or "none"
-    yield "Strengths and weaknesses", (f"<p>A type is a weakness where its mean error on the weak samples is above {100*split['threshold']:.0f} % (rule: {html.escape(str(split['rule']))}).</p><p><b>Weak to</b> {names('weaknesses')}.</p><p><b>Withstands</b> {names('strengths')}.</p>"
-        + _figure(run, "subsets", found.plot_subsets(), "Mean error of each type on weak, random and test images") + _figure(run, "heatmap", found.plot(), "Error by type and severity on the weak samples"))
-    yield "What this does not say", _caveats(loop, after)
+    "The sections: title and HTML of each"
+    evaluation = read_evaluation(loop.run.path)
+    yield "What was run", _what_was_run(loop)
+    yield "Before against after", _before_after(loop, evaluation)
+    for table in sorted(loop.run.path.glob("on/*/evaluation.csv")):
+        yield table.parent.name, _on_disk(table.parent)
+    yield "Weakest images", _weakest(loop)
+    yield "Strengths and weaknesses", _strengths_and_weaknesses(loop)
+    yield "What this does not say", _caveats(loop, evaluation)
 
-# %% ../nbs/19_report.ipynb #8dce982a
-def _caveats(loop, after):
-    "The report's last section: what was measured on what, and what was not measured"
-    n, attacks = after.table.n.max(), after.table[after.table.family == "white_box"]
-    s, lines = loop.setup, [f"One seed ({loop.seed}): the spread between trainings was not measured. With {n} test images an error of 30 % has a 95 % interval of about ±{100*1.96*(.21/n)**.5:.1f} points."]
-    if s["limit"] or s["test_limit"]: lines.append(f"Only a part of the data was used: {len(loop.data[0])} training and {len(loop.data[1])} test images.")
-    lines.append(f"The corrupted images of the first tables were {after.source} with the package's own corruptions and the constants of {after.kind}; figures from the official files can differ by points.")
-    names = sorted(set(attacks.perturbation) - {"worst_case"})
-    lines.append(f"Attacks: {', '.join(names)}; a stronger attack may find more." if names else "No attacks were measured.")
-    lines.append("Training was watched on the test images, but nothing was chosen by them." if not any("paper" in m for m in after.models) else "Protocol paper: the model was fine-tuned on the very 15 corruptions that it is tested on.")
-    return "<ul>" + "".join(f"<li>{html.escape(l)}</li>" for l in lines) + "</ul>"
+# %% ../nbs/19_report.ipynb #048bf13c
+_STYLE = """
+body{font:16px/1.55 system-ui,sans-serif;color:#222;background:#fff}
+body{max-width:60rem;margin:2rem auto;padding:0 1rem}
+h1{font-size:1.7rem}
+h2{font-size:1.25rem;margin-top:2.2rem}
+img{width:100%;min-width:36rem;max-width:60rem;height:auto}
+.wide{overflow-x:auto}
+table{border-collapse:collapse;font-size:.86rem}
+th,td{padding:.3rem .65rem;text-align:right;border-bottom:1px solid #ddd}
+table.words td{text-align:left}
+th:first-child,td:first-child{text-align:left;position:sticky;left:0;background:#fff}
+code{background:#f3f3f3;padding:.1rem .25rem}
+"""
+_PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">\
+<meta name="viewport" content="width=device-width,initial-scale=1">\
+<title>{title}</title><style>{style}</style><h1>{title}</h1>{body}</html>
+"""
 
-# %% ../nbs/19_report.ipynb #88787069
+# %% ../nbs/19_report.ipynb #7f6a2e68
+def _plot_style():
+    "The look of the page's figures; class names are not formulas"
+    colors = plt.cycler(color=sns.color_palette("colorblind"))
+    return sns.axes_style("whitegrid") | {"axes.prop_cycle": colors, "text.parse_math": False}
+
 @patch
-def report(self:Loop)->Path:
+def report(self:Loop)->Path: # report.html
     "Write figures/*.png and report.html, a page that needs no network"
     if not first_process(): return self.run/"report.html"
     matplotlib.use("agg")
-    with plt.rc_context({**sns.axes_style("whitegrid"), "axes.prop_cycle": plt.cycler(color=sns.color_palette("colorblind")), "text.parse_math": False}):
-        body = "".join(f"<h2>{title}</h2>{text}" for title, text in _sections(self))
-    title = f"wrnb: {html.escape(self.setup['data'])}, {html.escape(Path(self.setup['model']).name)}"
-    page = f'<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1"><title>{title}</title><style>{_STYLE}</style><h1>{title}</h1>{body}</html>\n'
+    with plt.rc_context(_plot_style()):
+        body = "".join(f"<h2>{html.escape(title)}</h2>{text}" for title, text in _sections(self))
+    title = html.escape(f"wrnb: {self.setup.data}, {_model_name(self)}")
+    page = _PAGE.format(title=title, style=_STYLE, body=body)
     return write_atomic(self.run/"report.html", lambda p: p.write_text(page, encoding="utf-8"))

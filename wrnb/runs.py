@@ -299,13 +299,13 @@ def _leave_mark(run, stage, rank):
     mark.parent.mkdir(parents=True, exist_ok=True)
     mark.touch()
 
-# %% ../nbs/02_runs.ipynb #ad488283
+# %% ../nbs/02_runs.ipynb #67e67b0d
 def _entered(run, stage):
     "What config.json holds on a stage; processes after the first wait until it says what they can act on"
     rank = this_process().rank
     if rank == 0: return run.record(stage)
     def ready():
-        has_mark = _mark(run, stage, rank).is_file()  # read first, since it is removed after the stage was noted as done
+        has_mark = _mark(run, stage, rank).is_file()  # read first: it is removed after the stage was noted as done
         record = run.record(stage)
         return record if record.get("finished") or not has_mark else {}
     return wait_for(ready, f"process 0 to enter or end {stage}")
@@ -319,15 +319,16 @@ def _read_back(options):
     "Options as they are when they were written to JSON and read again"
     return json.loads(json.dumps(options, default=_as_json))
 
-# %% ../nbs/02_runs.ipynb #81ba6452
+# %% ../nbs/02_runs.ipynb #ed94ddb1
 def _check_same_options(run, stage, options):
     "Raise `WrnbError` if a stage was entered with other options"
     before = run.options(stage)
     for name in {**before, **options}:
         old, new = before.get(name), options.get(name)
-        if old != new:
-            raise WrnbError(f"{run.path} was made with {stage} {name}={old}, not {new}: "
-                            "give the same or choose another out=")
+        if old == new: continue
+        difference = f"{stage} {name}={old}, not {new}"
+        if name == "data": difference = f"other data ({difference})"
+        raise WrnbError(f"{run.path} was made with {difference}: give the same or choose another out=")
 
 # %% ../nbs/02_runs.ipynb #8ae0b9f0
 @patch
