@@ -23,10 +23,13 @@ from wrnb.attacks import ATTACKS
 from wrnb.benchmark import compare, evaluate
 from wrnb.core import WrnbError
 from wrnb.corruptions import corrupt
-from wrnb.data import load_data, read_image, subset
+from wrnb.pictures import read_image
+from wrnb.image_sets import subset
+from wrnb.folders import load_data
 from wrnb.enhancement import enhance
 from wrnb.measurement import Clean
-from wrnb.models import logits_of, save_weights
+from wrnb.models import save_weights
+from wrnb.inference import logits_of
 from wrnb.pretrained import load_model
 from wrnb.runs import Run, read_table, write_table
 from wrnb.scoring import score_robustness

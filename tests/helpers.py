@@ -1,5 +1,5 @@
 """What several test files do: start, strike and refuse commands, hash what they leave, write pictures, find data"""
-import hashlib, os, re, signal, subprocess, sys, time
+import hashlib, os, signal, subprocess, sys, time
 from pathlib import Path
 
 import numpy as np
@@ -73,17 +73,6 @@ def complaint(capsys, *argv):
     assert code == 2, (code, err)
     assert err.startswith("wrnb: ") and err.count("\n") == 1 and err.endswith("\n") and "Traceback" not in err, err
     return err
-
-
-def as_arguments(line):
-    "A line with options named as the Python arguments: `--batch-size 0` is `batch_size=0`, and `-k 5` is `k=5`"
-    line = re.sub(r"(?<![\w-])--?([a-z][a-z-]*)[= ]", lambda option: option[1].replace("-", "_") + "=", line)
-    return line.replace("DATA ", "data=").replace("'", "")
-
-
-def says(line, words):
-    "Does a command's line say this, whether it names the option or the argument?"
-    return as_arguments(words) in as_arguments(line)
 
 
 # --- what is left ---------------------------------------------------------------------------------

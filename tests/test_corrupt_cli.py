@@ -1,14 +1,13 @@
 """`wrnb corrupt` and `wrnb evaluate --on` as commands: killed and started again, read back, refused."""
-import hashlib, json, shutil, signal
+import json, shutil, signal
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from PIL import Image
 
-from test_loop import complaint, cut, limit_file, one_thread, pictures, strike  # noqa: F401 (fixtures among them)
+from helpers import complaint, cut, has_parts, hashes, pictures, same_bytes, strike
 from wrnb.benchmark import read_evaluation
 from wrnb.cli import main
 from wrnb.core import WrnbError
@@ -23,9 +22,11 @@ RUN = ["--data", "digits", "--limit", "50", "--test-limit", "40"]
 
 
 def files(folder):
-    "What a set consists of, as hashes; its config.json records the time too"
-    paths = [p for p in sorted(folder.rglob("*")) if p.is_file() and p.name != "config.json"]
-    return {p.relative_to(folder).as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in paths}
+    "What a set consists of, as hashes; its config.json holds the time, too"
+    return hashes(folder, lambda p: p.name != "config.json")
+
+
+def run(*argv): assert main([str(a) for a in argv]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -33,71 +34,57 @@ def home(tmp_path_factory): return tmp_path_factory.mktemp("corrupt")
 
 
 @pytest.fixture(scope="module")
-def model(home):
-    "A classifier of the digits by its nearest class mean: no training, and a few per cent wrong"
-    from wrnb.data import load_data
-    from wrnb.training import train
-    digits, test = load_data("digits", limit=400, test_limit=50)
-    torch.manual_seed(0)
-    learn = train(load_model("digits_net", 10), digits, test, epochs=4, lr=.2, bs=32, device="cpu")
-    save_weights(learn.model, home/"net.safetensors")
-    return f"digits_net@{home}/net.safetensors"
-
-
-@pytest.fixture(scope="module")
 def arrays(home, one_thread):
-    assert main([*DIGITS, str(home/"arrays")]) == 0
+    run(*DIGITS, home/"arrays")
     return home/"arrays"
 
 
 @pytest.fixture(scope="module")
 def jpegs(home, one_thread):
-    assert main([*DIGITS, str(home/"jpegs"), "--preset", "tiny-imagenet-c", *SOME]) == 0
+    run(*DIGITS, home/"jpegs", "--preset", "tiny-imagenet-c", *SOME)
     return home/"jpegs"
 
 
-# --- written -------------------------------------------------------------------------------------------------------
+# --- written --------------------------------------------------------------------------------------
 
 def test_the_layout_of_cifar_c(arrays):
     assert len(list(arrays.glob("*.npy"))) == 20 and {p.suffix for p in arrays.iterdir()} == {".npy", ".json"}
-    for p in arrays.glob("*.npy"):
-        assert np.load(p).shape == ((200,) if p.stem == "labels" else (200, 32, 32, 3))
+    for p in arrays.glob("*.npy"): assert np.load(p).shape == ((200,) if p.stem == "labels" else (200, 32, 32, 3))
     record = json.loads((arrays/"config.json").read_text())["stages"]["corrupt"]
-    wanted = dict(name="digits", n=40, preset="cifar-c", seed=0, size=[32, 32])
-    assert record["options"].items() >= wanted.items()
-    assert record["started"] <= record["finished"]
+    options = {"name": "digits", "n": 40, "preset": "cifar-c", "seed": 0, "size": [32, 32]}
+    assert record["options"].items() >= options.items() and record["started"] <= record["finished"]
 
 
 def test_the_layout_of_imagenet_c(jpegs):
-    pictures = sorted(jpegs.rglob("*.JPEG"))
-    assert len(pictures) == 4*5*40 and not [p for p in jpegs.rglob(".*")]
-    assert {p.relative_to(jpegs).parts[:2] for p in pictures} == {(c, str(s)) for c in SOME[1:] for s in range(1, 6)}
-    with Image.open(pictures[0]) as im: assert im.format == "JPEG" and im.size == (32, 32)
+    paths = sorted(jpegs.rglob("*.JPEG"))
+    assert len(paths) == 4*5*40 and not [p for p in jpegs.rglob(".*")]
+    cells = {(c, str(s)) for c in SOME[1:] for s in range(1, 6)}
+    assert {p.relative_to(jpegs).parts[:2] for p in paths} == cells
+    with Image.open(paths[0]) as im: assert im.format == "JPEG" and im.size == (32, 32)
 
 
-def has_files(out, pattern, n):
-    "A function that tells whether n such files are written"
-    return lambda: len(list(out.rglob(f"[!.]{pattern}"))) >= n
+def refusal(path):
+    "What is said of a set that cannot be read"
+    with pytest.raises(WrnbError) as e: corrupted_set(path)
+    return str(e.value)
 
 
-KILLS = {"cifar-c": ("*.npy", (1, 3)), "imagenet-c": ("*.JPEG", (100,))}  # files, and after how many of them
-
-
-@pytest.mark.parametrize("preset", KILLS)
-def test_killed_and_started_again_leaves_the_same_bytes(preset, tmp_path, capsys):
+@pytest.mark.parametrize("preset, pattern, kills", [
+    pytest.param("cifar-c", "[!.]*.npy", (1, 3), id="arrays"),
+    pytest.param("imagenet-c", "[!.]*.JPEG", (100,), id="pictures")])
+def test_killed_and_started_again_leaves_the_same_bytes(preset, pattern, kills, tmp_path, capsys):
     "Killed, and resumed in other batches and with a worker"
-    (pattern, kills), out = KILLS[preset], tmp_path/"set"
-    command = ["corrupt", "digits", "--limit", "120", "--preset", preset, "--corruptions",
-               "fog", "snow", "frost", "contrast", "glass_blur", "elastic_transform", "--out"]
-    assert main([*command, str(tmp_path/"whole"), "--batch-size", "30"]) == 0
+    names = ["fog", "snow", "frost", "contrast", "glass_blur", "elastic_transform"]
+    command = ["corrupt", "digits", "--limit", "120", "--preset", preset, "--corruptions", *names, "--out"]
+    run(*command, tmp_path/"whole", "--batch-size", "30")
+    out = tmp_path/"set"
     for n in kills:
-        killed = strike(signal.SIGKILL, has_files(out, pattern, n), *command, out, "--batch-size", "30")
-        assert killed.returncode == -signal.SIGKILL
-        assert not Run(out).done("corrupt")
-        with pytest.raises(WrnbError, match="the same wrnb corrupt"): corrupted_set(out)
+        ready = lambda: len(list(out.rglob(pattern))) >= n
+        assert strike(signal.SIGKILL, ready, *command, out, "--batch-size", "30").returncode == -signal.SIGKILL
+        assert not Run(out).done("corrupt") and str(out) in refusal(out)
     kept = {p: p.stat().st_mtime_ns for p in out.rglob("[!.]*") if p.suffix in (".npy", ".JPEG")}
     assert kept
-    assert main([*command, str(out), "--batch-size", "7", "--workers", "1"]) == 0
+    run(*command, out, "--batch-size", "7", "--workers", "1")
     assert f"-> {out}" in capsys.readouterr().out and files(out) == files(tmp_path/"whole")
     again = [p for p, t in kept.items() if p.stat().st_mtime_ns != t]
     assert not again, "what was whole was written again"
@@ -105,106 +92,115 @@ def test_killed_and_started_again_leaves_the_same_bytes(preset, tmp_path, capsys
 
 def test_done_already(arrays, capsys):
     before = files(arrays)
-    assert main([*DIGITS, str(arrays)]) == 0
-    assert capsys.readouterr() == (f"corrupt: done already, see {arrays}\n", "")
-    assert files(arrays) == before
+    run(*DIGITS, arrays)
+    assert capsys.readouterr() == (f"corrupt: done already, see {arrays}\n", "") and files(arrays) == before
 
 
 @pytest.mark.parametrize("preset", ["cifar-c", "imagenet-c"])
 def test_no_room(preset, limit_file, tmp_path, capsys):
-    "A limit on the size of files acts as a full disk; once there is room it resumes"
-    command = ["corrupt", str(pictures(tmp_path/"data")), "--size", "96", "--out", str(tmp_path/"set"),
-               "--preset", preset, "--corruptions", "gaussian_noise"]
+    "A limit on the size of files acts as a full disk; with room the command resumes"
+    data, out = pictures(tmp_path/"data"), tmp_path/"set"
+    command = ["corrupt", data, "--size", "96", "--out", out, "--preset", preset, "--corruptions", "gaussian_noise"]
     limit_file(4000)
     capsys.readouterr()
-    code = main(command)
-    line = capsys.readouterr().err.splitlines()[-1]
+    code, err = main([str(a) for a in command]), capsys.readouterr().err.splitlines()
     limit_file()
-    assert code == 2 and str(tmp_path/"set") in line and "cannot be written" in line and "make room" in line
-    assert main(command) == 0
-    assert not [p for p in (tmp_path/"set").rglob(".*")]
+    assert code == 2 and str(out) in err[-1] and "cannot be written" in err[-1] and "make room" in err[-1]
+    run(*command)
+    assert not [p for p in out.rglob(".*")]
 
 
 def test_a_preset_that_does_not_fit_is_named_once(tmp_path, capsys):
-    assert main([*DIGITS, str(tmp_path/"set"), "--preset", "imagenet-c", "--corruptions", "contrast", "fog"]) == 0
-    warning = "preset imagenet-c does not fit images of 32 x 32 pixels, for which cifar-c is meant"
-    assert capsys.readouterr().err == f"wrnb: warning: {warning}\n"
+    run(*DIGITS, tmp_path/"set", "--preset", "imagenet-c", "--corruptions", "contrast", "fog")
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and err.startswith("wrnb: warning: ")
+    assert "imagenet-c does not fit images of 32 x 32 pixels" in err and "cifar-c" in err
 
 
 def test_a_folder_of_pictures(tmp_path):
     "Files keep their names and classes, the size is the one asked for"
-    command = ["corrupt", str(pictures(tmp_path/"data")), "--size", "24", "--preset", "cifar-c", "--corruptions", "fog"]
-    assert main([*command, "--out", str(tmp_path/"set")]) == 0
-    assert np.load(tmp_path/"set/fog.npy").shape == (30, 24, 24, 3)
-    assert np.load(tmp_path/"set/labels.npy").tolist() == [0, 0, 0, 1, 1, 1]*5
+    data, out = pictures(tmp_path/"data"), tmp_path/"set"
+    run("corrupt", data, "--size", "24", "--preset", "cifar-c", "--corruptions", "fog", "--out", out)
+    assert np.load(out/"fog.npy").shape == (30, 24, 24, 3)
+    assert np.load(out/"labels.npy").tolist() == [0, 0, 0, 1, 1, 1]*5
 
 
-# --- read back -----------------------------------------------------------------------------------------------------
+# --- read back ------------------------------------------------------------------------------------
 
-def test_on_the_arrays_every_error_is_that_of_the_images_in_memory(arrays, model, home, capsys):
-    "From a set on disk; then the same in memory"
-    assert main(["evaluate", str(home/"on"), *RUN, "--model", model, "--on", str(arrays)]) == 0
+@pytest.fixture(scope="module")
+def evaluated(arrays, digits_model, home):
+    "The run folder of an evaluation on the arrays"
+    run("evaluate", home/"on", *RUN, "--model", digits_model, "--on", arrays)
+    return home/"on"
+
+
+def options_of(folder): return json.loads((folder/"config.json").read_text())["stages"]["evaluate"]["options"]
+
+
+def test_on_the_arrays_every_error_is_that_of_the_images_in_memory(evaluated, digits_model, tmp_path):
+    memory, on = tmp_path/"memory", evaluated/"on/arrays"
+    run("evaluate", memory, *RUN, "--model", digits_model, "--attacks")
+    from_files, in_memory = (pd.read_csv(p/"evaluation.csv") for p in (on, memory))
+    extra = from_files.perturbation.isin(["speckle_noise", "gaussian_blur", "spatter", "saturate"])
+    fifteen = from_files[~extra].reset_index(drop=True)
+    assert len(from_files) == 96 and len(fifteen) == 76 and fifteen.n_wrong.nunique() > 5
+    pd.testing.assert_frame_equal(fifteen, in_memory)
+    made = dict(source="made by wrnb, .npy", kind="CIFAR-C", n=40, clean=True)
+    assert options_of(on).items() >= made.items()
+    made = dict(source="made in memory", preset="cifar-c", attacks=[])
+    assert options_of(memory).items() >= made.items()
+
+
+def test_the_summary_names_the_source(arrays, digits_model, tmp_path, capsys):
+    command = ["evaluate", tmp_path/"run", *RUN, "--model", digits_model, "--severities", "3"]
+    run(*command, "--on", arrays)
     out = capsys.readouterr().out
-    for says in ("made by wrnb, .npy", "Errors in percent on 40 test images:", "corruption_error", "95 % interval"):
-        assert says in out
-    assert main(["evaluate", str(home/"memory"), *RUN, "--model", model, "--attacks"]) == 0
+    for words in ("made by wrnb, .npy", "Errors in percent on 40 test images:", "corruption_error", "95 % interval"):
+        assert words in out
+    run(*command, "--attacks")
     assert "made in memory" in capsys.readouterr().out
-    on, memory = (pd.read_csv(p) for p in (home/"on/on/arrays/evaluation.csv", home/"memory/evaluation.csv"))
-    extra = on.perturbation.isin(["speckle_noise", "gaussian_blur", "spatter", "saturate"])
-    fifteen = on[~extra].reset_index(drop=True)
-    assert len(on) == 96 and len(fifteen) == 76 and fifteen.n_wrong.nunique() > 5
-    pd.testing.assert_frame_equal(fifteen, memory)
 
 
-def test_the_source_of_the_images_is_recorded(arrays, model, home):
-    "Needs the two folders of the test before"
-    on = Run(home/"on/on/arrays").options("evaluate")
-    assert (on["source"], on["kind"], on["n"], on["clean"]) == ("made by wrnb, .npy", "CIFAR-C", 40, True)
-    memory = Run(home/"memory").options("evaluate")
-    assert (memory["source"], memory["preset"], memory["attacks"]) == ("made in memory", "cifar-c", [])
-
-
-def test_on_jpegs_the_source_is_another(jpegs, model, home, capsys):
-    noise = ["--on", str(jpegs), "--families", "noise", "--severities", "5"]
-    assert main(["evaluate", str(home/"run"), *RUN, "--model", model, *noise]) == 0
-    evaluation = read_evaluation(home/"run/on/jpegs")
-    assert evaluation.table.perturbation.tolist() == ["clean", "gaussian_noise", "speckle_noise"]
-    assert (evaluation.source, evaluation.kind) == ("made by wrnb, JPEG", "Tiny-ImageNet-C")
+def test_on_jpegs_the_source_is_another(jpegs, digits_model, home, capsys):
+    noise = ["--on", jpegs, "--families", "noise", "--severities", "5"]
+    run("evaluate", home/"run", *RUN, "--model", digits_model, *noise)
+    found = read_evaluation(home/"run/on/jpegs")
+    assert found.table.perturbation.tolist() == ["clean", "gaussian_noise", "speckle_noise"]
+    assert found.source == "made by wrnb, JPEG" and found.kind == "Tiny-ImageNet-C"
     capsys.readouterr()
-    assert main(["evaluate", str(home/"run"), *noise]) == 0
+    run("evaluate", home/"run", *noise)
     assert f"evaluate: done already, see {home}/run/on/jpegs/evaluation.csv" in capsys.readouterr().out
 
 
-def test_other_images_have_no_clean_row_and_a_run_can_take_a_part(arrays, model, home, tmp_path):
+def test_other_images_have_no_clean_row_and_a_run_can_take_a_part(arrays, digits_model, tmp_path):
     "The set holds 40 images, drawn from the 450; a run on 20 others takes 20 of them, without a clean error"
-    setup = ["--data", "digits", "--limit", "50", "--test-limit", "20", "--model", model]
-    assert main(["evaluate", str(tmp_path/"run"), *setup, "--on", str(arrays), "--severities", "1"]) == 0
+    setup = ["--data", "digits", "--limit", "50", "--test-limit", "20", "--model", digits_model]
+    run("evaluate", tmp_path/"run", *setup, "--on", arrays, "--severities", "1")
     t = read_evaluation(tmp_path/"run/on/arrays").table
     assert (t.n == 20).all() and "clean" not in set(t.family) and len(t) == 19
 
 
-def test_evaluate_on_killed_leaves_the_same_bytes(arrays, model, home, tmp_path):
-    command, on = ["evaluate", tmp_path/"run", *RUN, "--model", model, "--on", arrays], "on/arrays"
-    ten = has_files(tmp_path/"run"/on/"parts/evaluate", "*.parquet", 10)
-    assert strike(signal.SIGKILL, ten, *command).returncode == -signal.SIGKILL
-    table = tmp_path/"run"/on/"evaluation.csv"
-    assert not table.exists()
-    assert main(["evaluate", str(tmp_path/"run"), "--on", str(arrays)]) == 0
-    assert table.read_bytes() == (home/"on"/on/"evaluation.csv").read_bytes()
+def test_evaluate_on_killed_leaves_the_same_bytes(arrays, digits_model, evaluated, tmp_path):
+    command = ["evaluate", tmp_path/"run", *RUN, "--model", digits_model, "--on", arrays]
+    folder = tmp_path/"run/on/arrays"
+    ready = has_parts(folder/"parts/evaluate", 10)
+    assert strike(signal.SIGKILL, ready, *command).returncode == -signal.SIGKILL
+    assert not (folder/"evaluation.csv").exists()
+    run("evaluate", tmp_path/"run", "--on", arrays)
+    assert same_bytes("evaluation.csv", folder, evaluated/"on/arrays")
 
 
 def test_the_page_has_a_section_for_the_set(arrays, tmp_path):
-    run = tmp_path/"run"
-    command = f"run digits --out {run} --limit 60 --test-limit 40 --n-neighbors 3 -k 5 --severities 5 --attacks fgsm"
-    quick = "--attack-eps 8 --base-epochs 1 --epochs 1 --strategies standard"
-    assert main([*command.split(), *quick.split()]) == 0
-    assert main(["evaluate", str(run), "--on", str(arrays), "--severities", "5"]) == 0
-    assert main(["report", str(run)]) == 0
-    page = (run/"report.html").read_text()
-    for text in ("<h2>arrays</h2>", "CIFAR-C, made by wrnb, .npy", "made in memory", "white box"): assert text in page
+    setup = "--limit 60 --test-limit 40 --n-neighbors 3 -k 5 --severities 5 --attacks fgsm --attack-eps 8".split()
+    training = "--base-epochs 1 --epochs 1 --strategies standard".split()
+    run("run", "digits", "--out", tmp_path/"run", *setup, *training)
+    run("evaluate", tmp_path/"run", "--on", arrays, "--severities", "5")
+    run("report", tmp_path/"run")
+    page = (tmp_path/"run"/"report.html").read_text()
+    for words in ("<h2>arrays</h2>", "CIFAR-C, made by wrnb, .npy", "made in memory", "white box"): assert words in page
 
 
-# --- refused -------------------------------------------------------------------------------------------------------
+# --- refused --------------------------------------------------------------------------------------
 
 CORRUPT = "corrupt digits --out {new}"
 NEW = "evaluate {new} --data digits --limit 9 --test-limit 9"
@@ -250,30 +246,36 @@ CASES = {  # command -> what the line names
 }
 
 
+def break_arrays(arrays, home):
+    "Copies of a set in which an array is missing or cut off, or the labels are missing"
+    copies = {name: Path(shutil.copytree(arrays, home/name)) for name in ("half", "truncated", "unlabelled")}
+    (copies["half"]/"fog.npy").unlink()
+    (copies["unlabelled"]/"labels.npy").unlink()
+    cut(copies["truncated"]/"fog.npy", 1000)
+    return copies
+
+
+def bad_weights(home):
+    "Checkpoints with a hundred outputs, and with NaN"
+    hundred, net = load_model("digits_net", 100), load_model("digits_net", 10)
+    for p in net.parameters(): p.data.fill_(float("nan"))
+    nets = dict(hundred=hundred, nan=net)
+    return {name: save_weights(net, home/f"{name}.safetensors") for name, net in nets.items()}
+
+
 @pytest.fixture(scope="module")
-def places(home, arrays, model):
-    "Sets, folders and checkpoints that are not as they should be, and a run folder"
-    d = dict(arrays=arrays, model=model, run=home/"small", pictures=pictures(home/"pictures"))
-    d["cut"] = pictures(home/"cut")
-    cut(d["cut"]/"test/cat/0.png")
-    for name in ("half", "truncated", "unlabelled"): d[name] = Path(shutil.copytree(arrays, home/name))
-    (d["half"]/"fog.npy").unlink()
-    cut(d["truncated"]/"fog.npy")
-    (d["unlabelled"]/"labels.npy").unlink()
-    d |= dict(hundred=home/"hundred.safetensors", nan=home/"nan.safetensors")
-    save_weights(load_model("digits_net", 100), d["hundred"])
-    net = load_model("digits_net", 10)
-    for w in net.parameters(): w.data.fill_(float("nan"))
-    save_weights(net, d["nan"])
-    setup = ["--data", "digits", "--limit", "50", "--test-limit", "9", "--model", model]
-    assert main(["evaluate", str(d["run"]), *setup, "--attacks", "--severities", "3"]) == 0
-    return d
+def places(home, arrays, digits_model):
+    names = dict(arrays=arrays, model=digits_model, pictures=pictures(home/"pictures"), cut=pictures(home/"cut"))
+    cut(names["cut"]/"test/cat/0.png")
+    setup = ["--data", "digits", "--limit", "50", "--test-limit", "9", "--model", digits_model]
+    run("evaluate", home/"small", *setup, "--attacks", "--severities", "3")
+    return names | dict(run=home/"small") | break_arrays(arrays, home) | bad_weights(home)
 
 
 @pytest.mark.parametrize("command", CASES)
 def test_bad_input(command, places, tmp_path, capsys):
     names = dict(places, new=tmp_path/"new")
     before = files(places["arrays"]), files(places["run"])
-    line = complaint(capsys, *(w.format(**names) for w in command.split()))
+    line = complaint(capsys, *(word.format(**names) for word in command.split()))
     assert CASES[command].format(**names) in line
     assert (files(places["arrays"]), files(places["run"])) == before and not list(tmp_path.rglob("*.npy"))

@@ -23,12 +23,13 @@ def do_everything(folder):
     "A run folder in which everything was done but the report"
     setup = dict(data="digits", model="digits_net", size=None, limit=60, test_limit=20, seed=0)
     loop = Loop(folder, setup, say=lambda line: None)
+    few = dict(severities=(5,), attacks=("fgsm",), attack_eps=(16,))
     loop.train_base(base_epochs=4, base_lr=.2, bs=16)
     loop.score(eps=.3, n_neighbors=2)
-    loop.weak(5)
-    loop.validate(severities=(5,), attacks=("fgsm",), attack_eps=(16,), rule="half")
+    loop.weak(k=5)
+    loop.validate(**few, rule="half")
     loop.enhance("reva", epochs=1, bs=30)
-    loop.evaluate(severities=(5,), attacks=("fgsm",), attack_eps=(16,))
+    loop.evaluate(**few)
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ import tools.readme
 from tools import house
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = """core randomness runs pictures images image_sets folders learners data networks models pretrained inference
+ROOMS = """core randomness runs pictures images image_sets folders learners data networks checkpoints models sources pretrained inference
     training scoring weak corruptions attacks measurement validation enhancement archives corrupted_sets evaluation
     benchmark loop report cli""".split()
 DOORS = ("loop", "report", "cli")  # rooms with names that `from wrnb.all import *` does not give
@@ -106,6 +106,8 @@ def test_a_rule_that_is_broken_names_the_file_and_line(case):
     (house.bare_fields, RECORD.format(comment=" # its place")),
     (house.patched_over, "from .training import train\n@patch\ndef train_base(self:Loop): pass"),
     (house.late_imports, '"a module"\n__all__ = []\nimport os\nimport json\ndef f():\n    import timm'),
+    (house.late_imports, "def f():\n    try: from torchvision.io import decode_jpeg\n    except ImportError: pass"),
+    (house.late_imports, "def f():\n    from torch._dynamo.exc import BackendCompilerFailed"),
     (house.long_functions, "def f():\n" + "    a = 1\n"*39), (house.long_module, "a = 1\n"*400)])
 def test_a_rule_that_is_kept_finds_nothing(rule, text): assert not rule(code(text))
 

@@ -1,9 +1,8 @@
-"""The whole loop through the real command line: killed and started again, bad input, run folders, tables, the page.
+"""What the design promises, through the real command line: killed and started again, bad input, tables, the page.
 
-One base is trained once. What is killed or interrupted is a process of its own; bad input goes through
-`wrnb.cli.main` here.
+One base is trained once; what is killed or interrupted is a process of its own, bad input goes through `wrnb.cli.main`.
 """
-import base64, hashlib, json, os, pickle, re, resource, shutil, signal, subprocess, sys, time
+import base64, json, os, pickle, re, shutil, signal, time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,74 +12,20 @@ import pytest
 import torch
 from PIL import Image
 
-import wrnb.data, wrnb.scoring
+import wrnb.folders, wrnb.scoring
+from helpers import SETUP, complaint, cut, has_parts, pictures, run_command, same_bytes, start, strike, tables
 from wrnb.cli import main
 from wrnb.core import WrnbError
 from wrnb.runs import Run
 from wrnb.models import save_weights
 from wrnb.pretrained import load_model
 
-ROOT = Path(__file__).resolve().parent.parent
-ENV = dict(os.environ, OMP_NUM_THREADS="1", PYTHONPATH=str(ROOT))
-SETUP = ["--limit", "200", "--test-limit", "60"]
 MEASURE = ["--severities", "1", "5", "--attacks", "fgsm", "pgd", "--attack-eps", "8"]
-TRAIN = ["--epochs", "3", "--base-epochs", "10", "--strategies", "reva"]
-RUN = [*SETUP, "--n-neighbors", "10", "-k", "20", *MEASURE, *TRAIN]
-
-
-def start(*argv):
-    "A process of its own group, which minds Ctrl-C even if the tests were started in the background"
-    command = [sys.executable, "-m", "wrnb.cli", *map(str, argv)]
-    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENV)
-    minds_ctrl_c = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
-    return subprocess.Popen(command, **pipes, start_new_session=True, preexec_fn=minds_ctrl_c)
-
-
-def wrnb_(*argv):
-    "Run a command to its end; returns what it said"
-    p = start(*argv)
-    out, err = p.communicate(timeout=300)
-    assert p.returncode == 0, err
-    assert err == ""
-    return out
-
-
-def strike(sig, ready, *argv):
-    "Start a command, send its group a signal as soon as `ready()`, and return the process when it is gone"
-    p = start(*argv)
-    end = time.monotonic() + 300
-    while not ready():
-        assert p.poll() is None, f"it ended before it could be struck: {p.communicate()}"
-        assert time.monotonic() < end
-        time.sleep(.005)
-    os.killpg(p.pid, sig)
-    p.out, p.err = p.communicate(timeout=60)
-    return p
-
-
-def has_parts(folder, n):
-    "A function that tells whether n parts are finished"
-    return lambda: len([p for p in folder.glob("*.parquet") if p.name[0] != "."]) >= n
-
-
-def is_result(path): return path.suffix in (".csv", ".parquet", ".safetensors") or path.name == "weaknesses.json"
-
-
-def sha256(path): return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def tables(run):
-    "Everything that a stage leaves as its result, as hashes (a failed comparison of megabytes takes minutes to print)"
-    return {p.relative_to(run).as_posix(): sha256(p) for p in sorted(run.rglob("*")) if is_result(p)}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    "As the processes that are started: another number of threads rounds otherwise"
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+SMALL = ["--n-neighbors", "10", "-k", "20", "--epochs", "3", "--base-epochs", "10", "--strategies", "reva"]
+RUN = [*SETUP, *SMALL, *MEASURE]
+STAGES = ("base", "score", "weak", "validate", "enhance reva", "evaluate")
+MADE = {"validate": ["validation.csv", "weaknesses.json"], "evaluate": ["evaluation.csv"], "score": ["scores.parquet"],
+        "enhance reva": ["reva/log.csv", "reva/model.safetensors"]}  # the files of a stage
 
 
 @pytest.fixture(scope="module")
@@ -88,11 +33,13 @@ def home(tmp_path_factory): return tmp_path_factory.mktemp("loop")
 
 
 @pytest.fixture(scope="module")
-def said(home): return wrnb_("run", "digits", "--out", home/"base", *RUN)
+def printed(home):
+    "What the whole loop prints"
+    return run_command("run", "digits", "--out", home/"base", *RUN)
 
 
 @pytest.fixture(scope="module")
-def base(home, said):
+def base(home, printed):
     "A run folder in which the whole loop was done, on a part of the digits"
     return home/"base"
 
@@ -105,64 +52,75 @@ def model(base): return f"digits_net@{base}/base/model.safetensors"
 def copy(base, tmp_path):
     "A copy of the run folder, in which a stage can be undone"
     run = Run(shutil.copytree(base, tmp_path/"copy"))
-    def undo(stage, *files):
+    def undo(stage):
         run.drop(stage, undone=True)
-        for f in files: (run/f).unlink()
+        for name in MADE[stage]: (run/name).unlink()
         return run.path
     return undo
 
 
-# --- the loop -----------------------------------------------------------------------------------------------------
+# --- the loop -------------------------------------------------------------------------------------
 
-def test_columns_are_the_contract(base):
-    "As they stand in design.md"
-    measure = "subset model family perturbation severity n n_wrong error low high".split()
-    want = dict(weak="rank index id label score".split(), validation=measure, evaluation=measure)
-    t = {name: pd.read_csv(base/f"{name}.csv") for name in want}
-    for name, columns in want.items(): assert list(t[name]) == columns
-    s = pd.read_parquet(base/"scores.parquet")
-    assert list(s) == "index id label pred clean_correct n_neighbors n_wrong score score_low score_high".split()
-    assert set(t["validation"].subset) == {"weak", "random", "test"} and (t["validation"].n == 20).all()
-    assert set(t["evaluation"].model) == {"base", "reva"} and (t["evaluation"].n == 60).all()
-    for m in (t["validation"], t["evaluation"]): np.testing.assert_allclose(m.error, m.n_wrong/m.n, rtol=1e-5)
+MEASURED = "subset model family perturbation severity n n_wrong error low high".split()
+SCORED = "index id label pred clean_correct n_neighbors n_wrong score score_low score_high".split()
+
+
+def test_scores_have_the_columns_of_the_contract(base):
+    t = pd.read_parquet(base/"scores.parquet")
+    assert list(t) == SCORED
+    assert t["index"].tolist() == list(range(200)) and t.id.is_unique and (t.n_neighbors == 10).all()
+    assert (t.clean_correct == (t.pred == t.label)).all() and t.n_wrong.between(0, 10).all()
+    assert (0 <= t.score_low).all() and (t.score_high <= 1).all()
+    assert ((t.score_low <= t.score) & (t.score <= t.score_high)).all()
+
+
+def test_weak_images_are_the_best_of_the_scores(base):
+    scores, weak = pd.read_parquet(base/"scores.parquet"), pd.read_csv(base/"weak.csv")
+    assert list(weak) == "rank index id label score".split()
+    best = scores[scores.clean_correct].sort_values("score", ascending=False, kind="stable").head(20)
+    assert weak["index"].tolist() == best["index"].tolist() and weak.id.tolist() == best.id.tolist()
+
+
+def test_measurements_have_the_columns_of_the_contract(base):
+    validation, evaluation = (pd.read_csv(base/f"{name}.csv") for name in ("validation", "evaluation"))
+    assert list(validation) == list(evaluation) == MEASURED
+    assert set(validation.subset) == {"weak", "random", "test"} and (validation.n == 20).all()
+    assert set(evaluation.model) == {"base", "reva"} and (evaluation.n == 60).all()
+    for t in (validation, evaluation): np.testing.assert_allclose(t.error, t.n_wrong/t.n, rtol=1e-5)
+
+
+def test_other_files_are_those_of_the_contract(base):
     assert pd.read_csv(base/"reva/log.csv").epoch.tolist() == [1, 2, 3]
-    w = json.loads((base/"weaknesses.json").read_text())
-    assert {"rule", "weaknesses", "strengths"} <= set(w) and w["weaknesses"]
+    types = json.loads((base/"weaknesses.json").read_text())
+    assert {"rule", "weaknesses", "strengths"} <= set(types) and types["weaknesses"]
     assert not [p for p in base.rglob("*") if p.suffix in (".pkl", ".pt", ".pth")]
-
-
-def test_scores_are_of_every_image_and_the_weak_samples_are_the_highest_of_them(base):
-    s, weak = pd.read_parquet(base/"scores.parquet"), pd.read_csv(base/"weak.csv")
-    assert s["index"].tolist() == list(range(200)) and s.id.is_unique and (s.n_neighbors == 10).all()
-    assert (s.clean_correct == (s.pred == s.label)).all() and s.n_wrong.between(0, 10).all()
-    assert ((0 <= s.score_low) & (s.score_low <= s.score) & (s.score <= s.score_high) & (s.score_high <= 1)).all()
-    right = s[s.clean_correct].set_index("index")
-    assert len(weak) == 20 and weak["index"].is_unique and weak.score.is_monotonic_decreasing
-    assert np.allclose(weak.score, right.score[weak["index"]], rtol=1e-5)
-    assert right.score.drop(weak["index"]).max() <= right.score[weak["index"]].min()
 
 
 def test_the_run_is_recorded_in_the_config(base):
     stages = json.loads((base/"config.json").read_text())["stages"]
-    assert stages["setup"]["options"].items() >= dict(data="digits", model="digits_net", limit=200, seed=0).items()
-    for stage in ("base", "score", "weak", "validate", "enhance reva", "evaluate"):
+    setup = dict(data="digits", model="digits_net", size=None, limit=200, test_limit=60, seed=0)
+    assert stages["setup"]["options"].items() >= setup.items()
+    for stage in STAGES:
         s = stages[stage]
         assert s["started"] <= s["finished"] and {"versions", "device", "commit", "options"} <= set(s), stage
     assert {"eps", "n_neighbors", "noise", "seed", "data", "model"} <= set(stages["score"]["options"])
 
 
 class Page(HTMLParser):
-    "What a page consists of: its images, titles and tags, and the tags that were not closed"
+    "A page's tags, pictures and titles; an error if its tags are not closed in order"
     def __init__(self, text):
         super().__init__()
         self.open, self.images, self.titles, self.tags = [], [], [], set()
         self.feed(text)
         self.close()
+
     def handle_starttag(self, tag, attrs):
         self.tags.add(tag)
         if tag == "img": self.images.append(dict(attrs))
         if tag not in ("img", "meta", "br"): self.open.append(tag)
+
     def handle_endtag(self, tag): assert self.open.pop() == tag, f"{tag} closes nothing"
+
     def handle_data(self, data):
         if self.open and self.open[-1] == "h2": self.titles.append(data)
 
@@ -175,15 +133,15 @@ def test_the_page_opens_from_disk_and_says_what_it_should(base):
     assert page.titles == ["What was run", "Before against after", "Weakest images", "Strengths and weaknesses",
                            "What this does not say"]
     assert len(page.images) == 6 and len(list((base/"figures").glob("*.png"))) == 6
-    for i in page.images:
-        kind, data = i["src"].split(",", 1)
+    for image in page.images:
+        kind, data = image["src"].split(",", 1)
         assert kind == "data:image/png;base64" and base64.b64decode(data)[:8] == b"\x89PNG\r\n\x1a\n"
-        assert len(i["alt"]) > 10
+        assert len(image["alt"]) > 10
     assert "Only a part of the data was used: 200 training and 60 test images" in text and "reva" in text
 
 
-def test_the_summary_ends_with_the_table_and_the_page(base, said):
-    lines = said.strip().splitlines()
+def test_the_summary_ends_with_the_table_and_the_page(base, printed):
+    lines = printed.strip().splitlines()
     assert lines[-1] == str(base/"report.html")
     assert lines[lines.index("Errors in percent on 60 test images:")+1].split() == ["model", "base", "reva"]
 
@@ -192,19 +150,21 @@ def test_a_done_command_says_so_and_changes_no_table(base, capsys):
     before = tables(base)
     assert main(["run", "digits", "--out", str(base), *RUN]) == 0
     out, err = capsys.readouterr()
-    for stage in ("base", "score", "weak", "validate", "enhance reva", "evaluate"):
-        assert f"{stage}: done already, see {base}" in out
+    for stage in STAGES: assert f"{stage}: done already, see {base}" in out
     assert err == "" and tables(base) == before
 
 
-# --- killed, and started again ------------------------------------------------------------------------------------
+# --- killed, and started again --------------------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def scored(home, model):
     "Command and folder of an undisturbed `wrnb score` of eight blocks"
     command = ["score", "digits", "--model", model, "--limit", "1000", "--n-neighbors", "60", "--out"]
-    wrnb_(*command, home/"scored")
+    run_command(*command, home/"scored")
     return command, home/"scored"
+
+
+def blocks(parts): return list(parts.glob("0*.parquet"))
 
 
 def test_score_killed_three_times_leaves_the_same_bytes(scored, tmp_path):
@@ -213,87 +173,71 @@ def test_score_killed_three_times_leaves_the_same_bytes(scored, tmp_path):
     parts = run.parts("score")
     for n in (1, 3, 5):
         assert strike(signal.SIGKILL, has_parts(parts, n), *command, run.path).returncode == -signal.SIGKILL
-        assert n <= len(list(parts.glob("0*.parquet"))) < 8
+        assert n <= len(blocks(parts)) < 8
         assert not run.done("score") and not (run/"scores.parquet").exists()
-    kept = {p: p.stat().st_mtime_ns for p in parts.glob("0*.parquet")}
-    (parts/".0000896.parquet.part.parquet").write_bytes(b"PAR1 half a fi")  # as if killed in the middle of a write
-    p = start(*command, run.path)
-    while p.poll() is None and parts.exists():
-        again = [f for f, t in kept.items() if f.exists() and f.stat().st_mtime_ns != t]
+    kept = {p: p.stat().st_mtime_ns for p in blocks(parts)}
+    (parts/".0000896.parquet.part.parquet").write_bytes(b"PAR1 half a fi")  # as a kill leaves it in a write
+    process = start(*command, run.path)
+    while process.poll() is None and parts.exists():
+        again = [p for p, t in kept.items() if p.exists() and p.stat().st_mtime_ns != t]
         assert not again, "a finished block was computed again"
         time.sleep(.01)
-    assert p.wait(300) == 0, p.communicate()
-    p.communicate()
-    assert (run/"scores.parquet").read_bytes() == (whole/"scores.parquet").read_bytes()
+    process.communicate(timeout=300)
+    assert process.returncode == 0
+    assert same_bytes("scores.parquet", run.path, whole)
     assert not parts.exists() and run.done("score")
 
 
 def test_ctrl_c_keeps_what_was_done_and_workers_do_not_matter(scored, tmp_path):
-    "Interrupted with two workers, resumed with two: the bytes of a run with none"
+    "Interrupted with two workers and resumed with two: the bytes of a run with none"
     command, whole = scored
     run = Run(tmp_path/"run")
     parts = run.parts("score")
-    p = strike(signal.SIGINT, has_parts(parts, 2), *command, run.path, "--workers", "2")
-    assert p.returncode == 130
-    assert p.err == "wrnb: interrupted; what was done stays, and the same command resumes\n"
-    assert 2 <= len(list(parts.glob("0*.parquet"))) < 8
-    wrnb_(*command, run.path, "--workers", "2")
-    assert (run/"scores.parquet").read_bytes() == (whole/"scores.parquet").read_bytes()
+    process = strike(signal.SIGINT, has_parts(parts, 2), *command, run.path, "--workers", "2")
+    assert process.returncode == 130
+    assert process.err == "wrnb: interrupted; what was done stays, and the same command resumes\n"
+    assert 2 <= len(blocks(parts)) < 8
+    run_command(*command, run.path, "--workers", "2")
+    assert same_bytes("scores.parquet", run.path, whole)
 
 
 def test_batch_sizes_agree_to_rounding(model, tmp_path, monkeypatch):
-    seen, misprediction, t = set(), wrnb.scoring.misprediction, {}
+    sizes, misprediction = set(), wrnb.scoring.misprediction
     def watched(logits, y):
-        seen.add(len(y))
+        sizes.add(len(y))
         return misprediction(logits, y)
     monkeypatch.setattr(wrnb.scoring, "misprediction", watched)
+    t = {}
     for bs in (7, 512):
+        out = str(tmp_path/str(bs))
         command = ["score", "digits", "--model", model, *SETUP, "--n-neighbors", "20", "--batch-size", str(bs)]
-        assert main([*command, "--out", str(tmp_path/str(bs))]) == 0
-        t[bs] = pd.read_parquet(tmp_path/str(bs)/"scores.parquet")
-        assert max(seen) == bs
+        assert main([*command, "--out", out]) == 0
+        t[bs] = pd.read_parquet(f"{out}/scores.parquet")
+        assert max(sizes) == bs
     assert (t[7].score - t[512].score).abs().max() < 1e-5 and t[7].score.max() > .1
     assert (t[7].n_wrong == t[512].n_wrong).all() and (t[7].pred == t[512].pred).all()
 
 
 def test_validate_killed_leaves_the_same_bytes(copy, base):
-    run = copy("validate", "validation.csv", "weaknesses.json")
+    run = copy("validate")
     command = ["validate", run, *MEASURE]
     assert strike(signal.SIGKILL, has_parts(run/"parts"/"validate", 10), *command).returncode == -signal.SIGKILL
     assert not (run/"validation.csv").exists()
-    wrnb_(*command)
-    for f in ("validation.csv", "weaknesses.json"): assert (run/f).read_bytes() == (base/f).read_bytes()
+    run_command(*command)
+    for name in MADE["validate"]: assert same_bytes(name, run, base)
 
 
 def test_enhance_killed_leaves_the_same_bytes(copy, base):
-    run = copy("enhance reva", "reva/log.csv", "reva/model.safetensors")
+    run = copy("enhance reva")
     command = ["enhance", run, "--strategy", "reva", "--epochs", "3"]
     assert strike(signal.SIGKILL, (run/"reva"/"checkpoint.pt").is_file, *command).returncode == -signal.SIGKILL
     assert not (run/"reva"/"model.safetensors").exists()
-    wrnb_(*command)
-    for f in ("log.csv", "model.safetensors"): assert (run/"reva"/f).read_bytes() == (base/"reva"/f).read_bytes()
+    run_command(*command)
+    for name in MADE["enhance reva"]: assert same_bytes(name, run, base)
     assert not (run/"reva"/"checkpoint.pt").exists()
 
 
-# --- bad input ----------------------------------------------------------------------------------------------------
-
-def pictures(folder, n=3, classes=("cat", "dog"), splits=("train", "test")):
-    "A folder of small grey pictures, saved as RGB"
-    rng = np.random.default_rng(0)
-    for s in splits:
-        for c in classes:
-            (folder/s/c).mkdir(parents=True)
-            for i in range(n):
-                grey = rng.integers(0, 256, (32, 32), np.uint8)
-                Image.fromarray(grey).convert("RGB").save(folder/s/c/f"{i}.png")
-    return folder
-
-
-def cut(path):
-    "Cut the end of a file off"
-    path.write_bytes(path.read_bytes()[:-200])
-    return path
-
+# --- bad input ------------------------------------------------------------------------------------
 
 class Trap:
     "Unpickled, it makes a file"
@@ -301,49 +245,38 @@ class Trap:
     def __reduce__(self): return (open, (str(self.path), "w"))
 
 
-def make_checkpoints(d):
-    "Weights of other networks, of no network, and such as would run code"
+def bad_checkpoints(folder):
+    "Checkpoints of other networks, with NaN, with code, cut off"
     for classes, name in ((10, "ten"), (100, "hundred"), (2, "two")):
-        save_weights(load_model("digits_net", classes), d/f"{name}.safetensors")
+        save_weights(load_model("digits_net", classes), folder/f"{name}.safetensors")
     net = load_model("digits_net", 10)
     for p in net.parameters(): p.data.fill_(float("nan"))
-    save_weights(net, d/"nan.safetensors")
-    cut(Path(shutil.copy(d/"ten.safetensors", d/"cut.safetensors")))
-    torch.save(dict(state_dict=Trap(d/"trapped")), d/"trap.pt")
-    (d/"trap.pkl").write_bytes(pickle.dumps(Trap(d/"trapped")))
+    save_weights(net, folder/"nan.safetensors")
+    torch.save(dict(state_dict=Trap(folder/"trapped")), folder/"trap.pt")
+    (folder/"trap.pkl").write_bytes(pickle.dumps(Trap(folder/"trapped")))
+    cut(Path(shutil.copy(folder/"ten.safetensors", folder/"cut.safetensors")))
 
 
-def make_folders(d):
-    "Folders of pictures in which something is missing, damaged or too much"
-    for name in ("good", "empty", "cut", "text", "other"): pictures(d/name)
-    pictures(d/"no_train", splits=("test",))
-    pictures(d/"no_test", splits=("train",))
-    (d/"empty/train/fish").mkdir()
-    cut(d/"cut/train/dog/1.png")
-    (d/"text/test/cat/2.png").write_text("no picture")
-    (d/"other/test/dog").rename(d/"other/test/wolf")
+def bad_folders(folder):
+    "Folders of pictures in which something is missing or broken"
+    pictures(folder/"no_train", splits=("test",))
+    pictures(folder/"no_test", splits=("train",))
+    for name in ("good", "empty", "cut", "text", "other"): pictures(folder/name)
+    (folder/"empty/train/fish").mkdir()
+    cut(folder/"cut/train/dog/1.png")
+    (folder/"text/test/cat/2.png").write_text("no picture")
+    (folder/"other/test/dog").rename(folder/"other/test/wolf")
 
 
 @pytest.fixture(scope="module")
 def bad(home, base):
     "Data and checkpoints that are not as they should be"
-    d = home/"bad"
-    d.mkdir()
-    make_checkpoints(d)
-    make_folders(d)
-    (d/"file").write_text("")
-    return d
-
-
-def complaint(capsys, *argv):
-    "The one line of a command that refuses"
-    capsys.readouterr()
-    try: code = main([str(a) for a in argv])
-    except SystemExit as e: code = e.code
-    err = capsys.readouterr().err
-    assert code == 2, (code, err)
-    assert err.startswith("wrnb: ") and err.count("\n") == 1 and err.endswith("\n") and "Traceback" not in err, err
-    return err
+    folder = home/"bad"
+    folder.mkdir()
+    bad_checkpoints(folder)
+    bad_folders(folder)
+    (folder/"file").write_text("")
+    return folder
 
 
 SCORE = "score digits --model digits_net@{bad}/ten.safetensors --out {new} --limit 20 --test-limit 20 --n-neighbors 2"
@@ -437,36 +370,23 @@ CASES = {  # command -> what the line names
 
 @pytest.mark.parametrize("command", CASES)
 def test_bad_input(command, bad, base, tmp_path, capsys):
-    names, before = dict(bad=bad, base=base, new=tmp_path/"new"), tables(base)
-    line = complaint(capsys, *(w.format(**names) for w in command.split()))
+    names = dict(bad=bad, base=base, new=tmp_path/"new")
+    before = tables(base)
+    line = complaint(capsys, *(word.format(**names) for word in command.split()))
     assert CASES[command].format(**names) in line
     assert tables(base) == before and not (bad/"trapped").exists()
     assert not tables(tmp_path)
 
 
-FIRST = [
-    FOLDER % "cut",
-    "score digits --model digits_net --out {new} --limit 20",
-    SCORE + " --eps nan",
-    "run digits --out {new} --base-lr nan",
-    "run digits --out {new} --base-epochs 0",
-]
-
-
-@pytest.mark.parametrize("first", FIRST)
+@pytest.mark.parametrize("first", [
+    FOLDER % "cut", "score digits --model digits_net --out {new} --limit 20", SCORE + " --eps nan",
+    "run digits --out {new} --base-lr nan", "run digits --out {new} --base-epochs 0"])
 def test_a_refused_command_does_not_spoil_the_folder(first, bad, base, tmp_path, capsys):
     "The right command may follow in the same folder"
     names = dict(bad=bad, new=tmp_path/"new")
-    complaint(capsys, *(w.format(**names) for w in first.split()))
-    assert main([w.format(**names) for w in SCORE.split()]) == 0
+    complaint(capsys, *(word.format(**names) for word in first.split()))
+    assert main([word.format(**names) for word in SCORE.split()]) == 0
     assert len(pd.read_parquet(tmp_path/"new"/"scores.parquet")) == 20
-
-
-LEFT = {
-    "validate": ["validation.csv", "weaknesses.json"],
-    "enhance reva": ["reva/log.csv", "reva/model.safetensors"],
-    "evaluate": ["evaluation.csv"],
-}
 
 
 @pytest.mark.parametrize("stage, wrong", [
@@ -474,80 +394,67 @@ LEFT = {
     ("enhance reva", "--lr nan"), ("enhance reva", "--bs 0"),
     ("evaluate", "--severities 9"), ("evaluate", "--attack-eps 8 300")])
 def test_a_refused_option_is_not_what_the_folder_was_made_with(stage, wrong, copy, capsys):
-    run = copy(stage, *LEFT[stage])
-    command = [stage.split()[0], str(run)] + (["--strategy", "reva"] if "enhance" in stage else MEASURE)
-    complaint(capsys, *command, *wrong.split())
-    assert stage not in Run(run).config["stages"]
+    run, options = copy(stage), ["--strategy", "reva"] if "enhance" in stage else MEASURE
+    complaint(capsys, stage.split()[0], run, *options, *wrong.split())
+    assert not Run(run).record(stage)
 
 
 def test_pictures_of_every_mode_are_converted(bad, tmp_path):
     "The same grey picture in six modes has six times the same pixels, so the same neighbours and the same score"
     data = pictures(tmp_path/"modes", n=1)
     grey = Image.open(data/"train/cat/0.png").convert("L")
-    wide, palette = Image.fromarray(np.asarray(grey).astype(np.uint16)*257), grey.convert("P")
-    assert wide.mode == "I;16" and palette.mode == "P"
-    for name, im in dict(grey=grey, wide=wide, palette=palette, rgba=grey.convert("RGBA")).items():
-        im.save(data/f"train/cat/{name}.png")
+    wide = Image.fromarray(np.asarray(grey).astype(np.uint16)*257)
+    palette = grey.convert("P")
+    assert (wide.mode, palette.mode) == ("I;16", "P")
+    for name, image in dict(grey=grey, wide=wide, palette=palette, rgba=grey.convert("RGBA")).items():
+        image.save(data/f"train/cat/{name}.png")
     grey.convert("RGB").convert("CMYK").save(data/"train/cat/cmyk.tif")
-    command = ["score", str(data), "--model", f"digits_net@{bad}/two.safetensors", "--n-neighbors", "5"]
-    assert main([*command, "--out", str(tmp_path/"run")]) == 0
-    t = pd.read_parquet(tmp_path/"run"/"scores.parquet")
+    model, run = f"digits_net@{bad}/two.safetensors", tmp_path/"run"
+    assert main(["score", str(data), "--model", model, "--out", str(run), "--n-neighbors", "5"]) == 0
+    t = pd.read_parquet(run/"scores.parquet")
     cats = t[t.label == 0]
     assert len(cats) == 6 and len(t) == 7
-    assert cats.score.nunique() == 1 and cats.n_wrong.nunique() == 1 and (cats.score.iloc[0] != t.score.iloc[-1])
+    assert cats.score.nunique() == 1 and cats.n_wrong.nunique() == 1 and cats.score.iloc[0] != t.score.iloc[-1]
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_truncated_picture_loses_nothing(workers, bad, tmp_path, capsys, monkeypatch):
-    "Pictures that are read when their block comes: the blocks before it stay, and the mended set resumes"
-    monkeypatch.setattr(wrnb.data, "_IN_MEMORY", 0)
+    "Pictures that are read when their block comes: the blocks before it stay, and the mended set is finished"
+    monkeypatch.setattr(wrnb.folders, "_IN_MEMORY", 0)
     monkeypatch.setattr(wrnb.scoring, "_BLOCK", 2)
     data, run = pictures(tmp_path/"data"), tmp_path/"run"
-    whole = (data/"train/dog/2.png").read_bytes()
-    cut(data/"train/dog/2.png")
-    command = ["score", str(data), "--model", f"digits_net@{bad}/two.safetensors", "--n-neighbors", "5",
-               "--workers", str(workers), "--out"]
-    line = complaint(capsys, *command, run)
-    assert f"{data}/train/dog/2.png cannot be read as an image" in line
+    broken = data/"train/dog/2.png"
+    whole = broken.read_bytes()
+    cut(broken)
+    command = ["score", str(data), "--model", f"digits_net@{bad}/two.safetensors", "--n-neighbors", "5"]
+    command += ["--workers", str(workers), "--out"]
+    assert f"{broken} cannot be read as an image" in complaint(capsys, *command, run)
     if not workers: assert len(list((run/"parts/score").glob("*.parquet"))) == 2
-    (data/"train/dog/2.png").write_bytes(whole)
+    broken.write_bytes(whole)
     assert main([*command, str(run)]) == 0 and main([*command, str(tmp_path/"whole")]) == 0
-    assert (run/"scores.parquet").read_bytes() == (tmp_path/"whole/scores.parquet").read_bytes()
+    assert same_bytes("scores.parquet", run, tmp_path/"whole")
 
 
-# --- where nothing can be written ---------------------------------------------------------------------------------
-
-@pytest.fixture
-def mounted(tmp_path):
-    "A small file system of its own"
-    places = []
-    def mount(*options):
-        if not shutil.which("mount"): pytest.skip("no file system can be mounted here: no mount")
-        place = tmp_path/f"mount{len(places)}"
-        place.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", ",".join(options), "tmpfs", place]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode: pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
-        places.append(place)
-        return place
-    yield mount
-    for p in places: subprocess.run(["umount", p], check=True)
-
+# --- if nothing can be written --------------------------------------------------------------------
 
 def test_out_is_a_file(bad, capsys):
     assert f"{bad}/file" in complaint(capsys, *SCORE.format(bad=bad, new=bad/"file").split())
 
 
+def locked(folder):
+    folder.mkdir(mode=0o555)
+    return folder
+
+
 def test_read_only_folder(bad, mounted, tmp_path, capsys):
-    if os.geteuid():
-        out = tmp_path/"locked"
-        out.mkdir(mode=0o555)
-    else: out = mounted("ro", "size=64k")  # the superuser may write where modes forbid it
+    is_superuser = os.geteuid() == 0  # who may write even if modes forbid it
+    out = mounted("ro", "size=64k") if is_superuser else locked(tmp_path/"locked")
     line = complaint(capsys, *SCORE.format(bad=bad, new=out/"run").split())
-    assert str(out/"run") in line and "--out" in line
+    assert str(out/"run") in line and re.search("--out|out=", line)
 
 
-def resumes_once_there_is_room(capsys, command, out, make_room):
+def resumed_with_room(capsys, command, out, make_room):
+    "A command that has no room says so, and ends when it has; returns the tables it leaves"
     line = complaint(capsys, *command)
     assert str(out) in line and "cannot be written" in line and "make room" in line
     make_room()
@@ -561,37 +468,23 @@ def test_full_disk(base, mounted, capsys, model):
     ballast = out/"ballast"
     ballast.write_bytes(bytes(2**15))
     command = ["score", "digits", "--model", model, *SETUP, "--n-neighbors", "10", "--out", str(out/"run")]
-    left = resumes_once_there_is_room(capsys, command, out/"run", ballast.unlink)
+    left = resumed_with_room(capsys, command, out/"run", ballast.unlink)
     assert left["scores.parquet"] == tables(base)["scores.parquet"]
 
 
-@pytest.fixture
-def limit_file():
-    "Sets how large a file may become: it acts as a full disk does, and needs no rights"
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda size=None: resource.setrlimit(resource.RLIMIT_FSIZE, (soft if size is None else size, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
-AGAIN = {  # stage -> command and bytes that are left for it
-    "score": (["score", "digits", "--out", "{run}", *SETUP, "--n-neighbors", "10"], 1000),
-    "enhance reva": (["enhance", "{run}", "--strategy", "reva", "--epochs", "3"], 20_000),
-}
-
-
-@pytest.mark.parametrize("stage", AGAIN)
-def test_no_room_for_a_file(stage, copy, base, limit_file, capsys):
-    command, room = AGAIN[stage]
-    run = copy(stage, *LEFT.get(stage, ["scores.parquet"]))
+@pytest.mark.parametrize("stage, command, room", [
+    ("score", ["score", "digits", "--out", "{run}", *SETUP, "--n-neighbors", "10"], 1000),
+    ("enhance reva", ["enhance", "{run}", "--strategy", "reva", "--epochs", "3"], 20_000)])
+def test_no_room_for_a_file(stage, command, room, copy, base, limit_file, capsys):
+    run = copy(stage)
     limit_file((run/"config.json").stat().st_size + room)
-    words = [w.format(run=run) for w in command]
-    assert resumes_once_there_is_room(capsys, words, run, limit_file) == tables(base)
+    command = [word.format(run=run) for word in command]
+    assert resumed_with_room(capsys, command, run, limit_file) == tables(base)
 
 
 def test_no_room_for_weights(limit_file, tmp_path):
-    net = load_model("digits_net", 10)
+    net, path = load_model("digits_net", 10), tmp_path/"model.safetensors"
     limit_file(20_000)
-    with pytest.raises(WrnbError, match="model.safetensors: cannot be written"):
-        save_weights(net, tmp_path/"model.safetensors")
+    with pytest.raises(WrnbError, match="model.safetensors: cannot be written"): save_weights(net, path)
     limit_file()
-    assert not (tmp_path/"model.safetensors").exists()
+    assert not path.exists()

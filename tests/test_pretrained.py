@@ -1,6 +1,8 @@
-"""Pretrained models on a folder, from the command line: the last layer is cut down to the folder's classes if they are known,
-replaced and taught first if not; pictures have the model's own size. Nothing is downloaded: the tests stand in for it, and
-EfficientNet-Lite0's weights come from its package."""
+"""Pretrained models on a folder, from the command line.
+
+The last layer is cut down to the folder's classes if they are known, replaced and taught first if not; pictures get the
+model's own size. No network: the download is stood in for, EfficientNet-Lite0's weights come from its package.
+"""
 import json
 from unittest.mock import patch as stand_in
 
@@ -11,17 +13,20 @@ import torchvision
 from PIL import Image
 
 from wrnb.loop import Loop
-
 from wrnb.cli import main
 from wrnb.models import load_weights
-from wrnb.pretrained import WNIDS, knows_classes, load_model
+from wrnb.sources import WNIDS
+from wrnb.pretrained import knows_classes, load_model
 
 NAME = "torchvision:squeezenet1_1"
 KNOWN, UNKNOWN = ("n03888257", "n01440764"), ("dots", "stripes")  # a church and a tench, not in ImageNet's order
+SMALL = """--n-neighbors 2 -k 2 --severities 1 --attacks --families noise --strategies standard --epochs 1 --bs 4
+    --base-epochs 1""".split()
 
 
 @pytest.fixture(scope="module", autouse=True)
 def download():
+    "The weights that a download would bring"
     torch.manual_seed(0)
     state = torchvision.models.squeezenet1_1().state_dict()
     with stand_in("torchvision.models._api.load_state_dict_from_url", return_value=state): yield state
@@ -35,42 +40,39 @@ def pictures(folder, classes, side=40, n=8):
             (folder/split/name).mkdir(parents=True)
             for i in range(n):
                 x = rng.integers(0, 256, (side, side if c == 0 else 1, 3), np.uint8)
-                x = np.broadcast_to(x, (side, side, 3)).copy()
-                Image.fromarray(x).save(folder/split/name/f"{i}.png")
+                Image.fromarray(np.broadcast_to(x, (side, side, 3)).copy()).save(folder/split/name/f"{i}.png")
     return folder
 
 
-def setup(folder, model=NAME):
-    return dict(data=str(folder), model=model, size=None, limit=None, test_limit=None, seed=0)
+def setup(folder, model=NAME, size=None):
+    return dict(data=str(folder), model=model, size=size, limit=None, test_limit=None, seed=0)
 
 
 def test_known_classes_keep_their_outputs(tmp_path):
     "The folder's order is the alphabet's, and so is that of the outputs"
     loop = Loop(tmp_path/"run", setup(pictures(tmp_path/"data", KNOWN)))
     assert loop.data[0].classes == sorted(KNOWN) and loop.with_weights
-    x = torch.rand(3, 3, 64, 64)
-    rows = [list(WNIDS).index(c) for c in sorted(KNOWN)]
+    x, rows = torch.rand(3, 3, 64, 64), [list(WNIDS).index(c) for c in sorted(KNOWN)]
     with torch.inference_mode(): assert torch.allclose(loop.base(x), load_model(NAME, 1000)(x)[:, rows], atol=1e-5)
 
 
 def test_all_thousand_classes_by_name_are_put_in_the_folders_order():
     "Folders come in the alphabet's order, which is not ImageNet's"
-    names = sorted(WNIDS.values())
+    names, x = sorted(WNIDS.values()), torch.rand(2, 3, 64, 64)
     rows = [list(WNIDS.values()).index(n) for n in names]
     assert knows_classes(NAME, names) and rows != sorted(rows)
-    x = torch.rand(2, 3, 64, 64)
-    with torch.inference_mode():
-        assert torch.allclose(load_model(NAME, 1000, classes=names)(x), load_model(NAME, 1000)(x)[:, rows], atol=1e-5)
+    ordered, published = load_model(NAME, 1000, classes=names), load_model(NAME, 1000)
+    with torch.inference_mode(): assert torch.allclose(ordered(x), published(x)[:, rows], atol=1e-5)
 
 
-SIDES = {NAME: 224, "torchvision:swin_v2_b": 256, "efficientnet_lite0": 224, "resnet20": 40, "digits_net@nowhere.pt": 40}
-
-
-@pytest.mark.parametrize("model, side", SIDES.items())
+@pytest.mark.parametrize("model, side", [
+    (NAME, 224), ("torchvision:swin_v2_b", 256), ("efficientnet_lite0", 224), ("resnet20", 40),
+    ("digits_net@nowhere.pt", 40)])
 def test_a_pretrained_model_gets_pictures_of_its_own_size(model, side, tmp_path):
-    loop = Loop(tmp_path/"run", setup(pictures(tmp_path/"data", UNKNOWN, n=1), model))
+    data = pictures(tmp_path/"data", UNKNOWN, n=1)
+    loop = Loop(tmp_path/"run", setup(data, model))
     assert tuple(loop.data[0][0][0].shape) == tuple(loop.test[0][0].shape) == (3, side, side)
-    other = Loop(tmp_path/"other", setup(tmp_path/"data", model) | dict(size=48))
+    other = Loop(tmp_path/"other", setup(data, model, size=48))
     assert tuple(other.data[0][0][0].shape) == (3, 48, 48)
 
 
@@ -78,13 +80,13 @@ def test_unknown_classes_get_a_last_layer_that_is_taught_first(tmp_path, capsys,
     data, run = pictures(tmp_path/"data", UNKNOWN), tmp_path/"run"
     command = [str(data), "--model", NAME, "--size", "40", "--out", str(run), "--device", "cpu"]
     assert main(["score", *command]) == 2
-    assert f"--model {NAME} was not pretrained on all of the classes dots, stripes" in capsys.readouterr().err
-    small = "--n-neighbors 2 -k 2 --severities 1 --attacks --families noise --strategies standard --epochs 1 --bs 4"
-    assert main(["run", *command, *small.split(), "--base-epochs", "1"]) == 0
+    assert f"{NAME} was not pretrained on all of the classes dots, stripes" in capsys.readouterr().err
+    assert main(["run", *command, *SMALL]) == 0
     capsys.readouterr()
     stages = json.loads((run/"config.json").read_text())["stages"]
     assert stages["base"]["options"] == dict(epochs=1, lr=.01, bs=4, head_epochs=1)
-    state = load_weights(load_model(NAME, 2), run/"base"/"model.safetensors").body.state_dict()
+    net = load_weights(load_model(NAME, 2), run/"base"/"model.safetensors")
+    body = net.body.state_dict()
     for k, v in download.items():  # one epoch is for the last layer alone
-        if not k.startswith("classifier"): assert torch.equal(state[k], v), k
+        if not k.startswith("classifier"): assert torch.equal(body[k], v), k
     assert main(["score", *command, "--n-neighbors", "2"]) == 0 and "done already" in capsys.readouterr().out

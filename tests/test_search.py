@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from scipy.stats import binomtest, norm
 
-from helpers import SETUP, has_parts, run_command, says, strike, tables
+from helpers import SETUP, has_parts, run_command, strike, tables
 from wrnb.cli import main
 from wrnb.runs import Run
 
@@ -35,21 +35,22 @@ def test_a_search_killed_between_rounds_ends_with_the_same_bytes(score, tmp_path
 
 
 @pytest.mark.parametrize("options, words", [
-    ("--top-k 0", "top_k=0"), ("--top-k 201", "top_k=201"), ("--recall .9", "top_k"), ("--tolerance .1", "top_k"),
-    ("--top-k 5 --budget 10", "budget=10"), ("--top-k 5 --recall 2", "recall=2"), ("--certify", "noise"),
-    ("--noise gaussian --certify 1", "certify=1"), ("--noise gaussian --certify --top-k 5", "top_k")])
+    ("--top-k 0", "--top-k 0"), ("--top-k 201", "--top-k 201"), ("--recall .9", "--top-k"),
+    ("--tolerance .1", "--top-k"), ("--top-k 5 --budget 10", "--budget 10"), ("--top-k 5 --recall 2", "--recall 2"),
+    ("--certify", "--noise gaussian"), ("--noise gaussian --certify 1", "--certify 1"),
+    ("--noise gaussian --certify --top-k 5", "--top-k")])
 def test_bad_options_get_one_line(score, tmp_path, capsys, options, words):
     assert main([*score, *options.split(), "--out", str(tmp_path/"run")]) == 2
     err = capsys.readouterr().err
     assert err.startswith("wrnb: ") and err.count("\n") == 1
-    assert says(err, words) or says(err, f"--{words.replace('_', '-')}"), err
+    assert words in err
     assert not Run(tmp_path/"run").record("score"), "a refused stage is not claimed"
 
 
 def test_a_search_and_a_full_table_do_not_share_a_folder(score, tmp_path, capsys):
     assert main([*score, "--n-neighbors", "1", "--out", str(tmp_path)]) == 0
     assert main([*score, "--n-neighbors", "1", "--top-k", "5", "--out", str(tmp_path)]) == 2
-    assert says(capsys.readouterr().err, "top_k=None, not 5")
+    assert "--top-k None, not 5" in capsys.readouterr().err
 
 
 def test_certified_radius_is_clopper_and_pearsons_of_the_counts(score, tmp_path):

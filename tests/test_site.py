@@ -8,9 +8,9 @@ from nbdev.config import get_config
 from PIL import Image
 
 from tools.links import check_links
-from tools.mend import mend_missing, mend_page, mend_style, with_mathml
+from tools.mend import mend_missing, mend_page, mend_style, with_mathml, with_whole_options
 from tools.overviews import GROUPS, SECTIONS, complete_search, constant_line, contents, grouped, sidebar
-from tools.pages import Pages, documentation, label
+from tools.pages import Pages, documentation, label, local_links
 from tools.readme import from_the_root
 from tools.site import build
 
@@ -76,6 +76,14 @@ def test_a_signature_has_no_address_and_a_docstring_keeps_its_stars():
     text = documentation(doc)
     assert "ts:list=(crop, b.C)" in text and "say=print" in text
     assert text.endswith("*x + eps \\* U, or `a * b`*\n\nMore.")
+
+
+def test_links_lead_to_what_has_a_place_on_a_page():
+    site = "https://wrnb.github.io/wrnb"
+    text = (f"[`Scores`]({site}/scoring.html#scores), [`_hash`]({site}/data.html#_hash), "
+            f"[`Run._x`]({site}/runs.html#run._x)")
+    assert local_links(text, site, 1) == "[`Scores`](../scoring.html#scores), `_hash`, `Run._x`"
+    assert local_links(f"[`No`]({site}/core.html#no), [a](09_scoring.ipynb#x)", site, 0) == "`No`, [a](scoring.ipynb#x)"
 
 
 # The groups of rooms
@@ -165,6 +173,15 @@ def test_formulas_of_smalldocs_become_mathml_and_those_of_quarto_stay():
     assert "<mo>&#x0003C;</mo>" in with_mathml(inline)
     assert re.match(r'<math [^>]*display="block">.*&#x02211;', with_mathml(block))
     assert with_mathml(quarto) == quarto
+
+
+@pytest.mark.parametrize("option", ["--out", '<span class="at">--out</span>'], ids=["smalldocs", "quarto"])
+def test_an_option_of_a_command_stays_on_one_line(option):
+    command = f'<pre class="sourceCode bash code-with-copy"><code>wrnb score a-b {option} runs --top-k 5</code></pre>'
+    page = command + "<p>--out</p>"
+    mended = with_whole_options(page)
+    assert mended.count('<span class="at">--out</span>') == 1 and '<span class="at">--top-k</span>' in mended
+    assert "a-b" in mended and "<p>--out</p>" in mended
 
 
 FONT = "https://fonts.googleapis.com/css2?family=Lato:ital,wght@0,400;0,700;1,400&display=swap"

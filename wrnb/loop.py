@@ -17,16 +17,18 @@ import wrnb.benchmark, wrnb.enhancement, wrnb.scoring, wrnb.validation
 import wrnb.weak  # gives `Scores` its methods
 from .core import WrnbError, check_range, check_whole, first_process, print_line, this_process
 from .runs import Run, read_json, read_table, write_table
-from .data import limited
+from .image_sets import limited
 from .models import load_weights, weights_hash
 from .pretrained import warn_if_chance
 from .inference import check_classifier
 from .training import keep_trained, train
 from .scoring import Scores
 from .validation import Validation, all_perturbations
-from .enhancement import HeadFirstCallback, STRATEGIES, TermsCallback, guiding_types
+from .heads import HeadFirstCallback
+from .terms import TermsCallback
+from .enhancement import STRATEGIES, guiding_types
 from .corrupted_sets import CorruptedSet, corrupted_set
-from .evaluation import as_tuple
+from .measurement import as_tuple
 from .benchmark import Evaluation
 from .setup import Setup, read_setup
 

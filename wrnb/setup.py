@@ -13,9 +13,10 @@ from torch import nn
 
 from .core import WrnbError, as_path, check_whole
 from .runs import Run
-from .data import load_data
-from .pretrained import input_size, knows_classes, load_model
-from .enhancement import random_crop, random_flip
+from .folders import load_data
+from .sources import input_size
+from .pretrained import knows_classes, load_model
+from .augmentation import random_crop, random_flip
 
 # %% ../nbs/18_setup.ipynb #b34d6687
 @dataclass
