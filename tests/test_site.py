@@ -91,10 +91,15 @@ def test_links_lead_to_what_has_a_place_on_a_page():
 def test_every_room_is_in_a_group_and_in_the_sidebar():
     pages = contents(CFG)
     rooms = [p[0] for group in grouped(pages["reference"]).values() for p in group]
-    assert rooms == [p[0] for p in pages["reference"]]
+    assert sorted(rooms) == sorted(p[0] for p in pages["reference"])
     bar = sidebar(pages)
     assert [m for m in re.findall(r"- section: (.*)", bar)] == [s[0] for s in SECTIONS.values()] + list(GROUPS)
     assert all(f"- {room}\n" in bar for room in rooms)
+
+
+def test_the_landing_page_lists_every_room():
+    text = (CFG.nbs_path/CFG.readme_nb).read_text(encoding="utf-8")
+    assert not [p.name for p in CFG.nbs_path.glob("[0-9]*.ipynb") if f"]({p.name})" not in text]
 
 
 def test_a_room_without_a_group_is_a_mistake():
