@@ -16,7 +16,9 @@ from torch.utils.data import Dataset
 from .core import WrnbError, check_range, check_whole, plain_number
 from .runs import in_parts
 from .data import as_images, class_order, classes_of, data_hash, images_of
-from .models import as_model, check_classifier, logits_in, warn_if_chance, weights_hash
+from .models import as_model, logits_in, weights_hash
+from .pretrained import warn_if_chance
+from .inference import check_classifier
 from .corruptions import corruptions, pick_preset
 from .attacks import attacks
 from .measurement import Clean, attack_rows, corruption_rows, warn_if_flat

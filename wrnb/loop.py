@@ -18,7 +18,8 @@ import wrnb.weak  # gives `Scores` its methods
 from .core import WrnbError, check_range, first_process, this_process
 from .runs import Run, read_json, read_table, write_table
 from .data import limited, load_data
-from .models import check_outputs, load_weights, weights_hash
+from .models import load_weights, weights_hash
+from .inference import check_outputs
 from .pretrained import input_size, knows_classes, load_model
 from .training import keep_trained, train
 from .scoring import Scores
