@@ -29,8 +29,8 @@ from torchvision.transforms import v2
 
 from wrnb.all import *
 from wrnb.heads import _head
-from wrnb.terms import _label
 from wrnb.networks import digits_net
+from wrnb.terms import _label, _transformed
 
 
 @pytest.fixture(scope="module")
@@ -427,7 +427,6 @@ def test_a_folder_never_answers_for_other_transforms(tmp_path):
 
 def test_fastais_transforms_change_plain_pixels():
     "They change what has their type, and would leave a plain tensor as it is"
-    from wrnb.terms import _transformed
     x = torch.rand(4, 3, 8, 8)
     torch.testing.assert_close(_transformed(x, Flip(p=1.)), x.flip(3), rtol=0, atol=1e-4)
 
