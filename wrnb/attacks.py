@@ -241,7 +241,7 @@ def universal_perturbation(
     "One perturbation that raises the mean loss over all of `x`, by signed gradient steps (Shafahi et al. 2020)"
     s = _check_settings(_Settings(eps, eps/2 if alpha is None else alpha, epochs))
     x, y = (x.detach(), _check_batch(x, y)) if y is not None else _read(x)
-    rows, batch_size = max(1, 2**20//x[0, 0].numel()), check_whole("batch_size", batch_size, 1)
+    rows, batch_size = max(1, 2**19//x[0, 0].numel()), check_whole("batch_size", batch_size, 1)
     with _attacked(model) as net:
         keys = torch.cat([image_keys(_pixels(xb), seed) for xb in x.split(rows)])
         delta = torch.zeros_like(_pixels(x[:1])[0], device=net.mean.device)
