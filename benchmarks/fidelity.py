@@ -34,7 +34,7 @@ from wrnb.core import WrnbError, wilson
 from wrnb.randomness import fold_in, image_keys
 from wrnb.corruptions import CONSTANTS, FAMILY, _MAKERS, _STILL, _truncate, corrupt
 from wrnb.data import folder_set, limited
-from wrnb.models import logits_of
+from wrnb.inference import logits_of
 from wrnb.pretrained import load_model
 
 sys.path.insert(0, str(HERE.parent/"tests"))

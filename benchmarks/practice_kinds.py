@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset, TensorDataset
 
-from wrnb.data import ImageSet
+from wrnb.image_sets import ImageSet
 from wrnb.models import PixelModel
 from wrnb.scoring import neighbor_keys, neighbors
 

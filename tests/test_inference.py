@@ -8,7 +8,7 @@ from torch import nn
 
 from helpers import CHECKPOINT, needs_checkpoint
 from wrnb.core import WrnbError
-from wrnb.data import load_data
+from wrnb.folders import load_data
 from wrnb.models import weights_hash
 from wrnb.pretrained import load_model
 from wrnb.inference import InferenceModel

@@ -16,11 +16,12 @@ from helpers import ENV, cut, same_bytes
 from wrnb.cli import main
 from wrnb.core import WrnbError, this_process
 from wrnb.runs import Run
-from wrnb.data import load_data
+from wrnb.folders import load_data
 from wrnb.enhancement import enhance
 from wrnb.models import save_weights, weights_hash
 from wrnb.pretrained import load_model
-from wrnb.training import unwrapped, train
+from wrnb.callbacks import unwrapped
+from wrnb.training import train
 from wrnb.scoring import score_robustness
 
 SETUP = ["--limit", "300", "--test-limit", "30"]

@@ -33,9 +33,15 @@ def skip(cell, flags):
     return switched_off or "nbdev_export(" in cell.source or bool(flags & directives.keys())
 
 
+def shown_once(outputs):
+    "A figure that a cell returns is drawn again when the cell ends: keep the first"
+    pictures = [{k: v for k, v in o.get("data", {}).items() if k.startswith("image/")} for o in outputs]
+    return [o for i, o in enumerate(outputs) if not pictures[i] or pictures[i] not in pictures[:i]]
+
+
 def tidy(cell):
     "Drop what differs from run to run: warnings and logs on stderr, names of temporary folders"
-    cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    cell.outputs = shown_once([o for o in cell.outputs if o.get("name") != "stderr"])
     for out in cell.outputs:
         data = out.get("data", {})
         places = [(out, "text")] + [(data, kind) for kind in data if kind.startswith("text/")]

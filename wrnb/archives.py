@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = []
 
-# %% ../nbs/16_archives.ipynb #06e675e9
+# %% ../nbs/16_archives.ipynb #96640d17
 import io, os, tokenize
 from importlib.resources import files
 from pathlib import Path
@@ -15,7 +15,8 @@ from PIL import Image
 import numpy as np
 
 from .core import WrnbError
-from .data import class_order, read_image
+from .pictures import read_image
+from .learners import class_order
 
 # %% ../nbs/16_archives.ipynb #2fd718e5
 _UNREADABLE = ValueError, TypeError, OverflowError, OSError, EOFError, tokenize.TokenError, BadZipFile
@@ -130,14 +131,14 @@ def save_picture(
     part.write_bytes(data.getvalue())
     os.replace(part, path)
 
-# %% ../nbs/16_archives.ipynb #aef7cfc9
+# %% ../nbs/16_archives.ipynb #728ddd87
 CIFAR10 = "airplane automobile bird cat deer dog frog horse ship truck".split()
 CIFAR100 = (files("wrnb")/"cifar100_classes.txt").read_text().split()
 
 def _own_classes(path, labels, size):
     "Names of the classes that the labels of arrays count through; None if nobody knows"
     listed = path/"classes.txt"
-    if listed.is_file(): return [name for name in listed.read_text(encoding="utf-8").splitlines() if name.strip()]
+    if listed.is_file(): return [line for line in listed.read_text(encoding="utf-8").splitlines() if line]
     return {10: CIFAR10, 100: CIFAR100}.get(labels.max() + 1) if size == (32, 32) else None
 
 def _relabelled(labels, own, classes, whose):
@@ -147,13 +148,13 @@ def _relabelled(labels, own, classes, whose):
     place[order] = np.arange(len(order))
     return place[labels]
 
-# %% ../nbs/16_archives.ipynb #e01af4d1
+# %% ../nbs/16_archives.ipynb #d8acd90f
 def read_arrays(
     path:Path, # a folder with labels.npy and corruption.npy
     names:list, # corruptions
     classes:list=None, # names of the data's classes; None takes the set's
     own:list=None, # names of the set's classes, if they are known; None looks for them
-)->dict: # files, labels, classes, ids, named: fields of a `CorruptedSet`
+)->dict: # files, labels, classes, ids: fields of a `CorruptedSet`
     "Pixels by corruption, labels, classes and ids of a set of arrays"
     labels = read_labels(path/"labels.npy")
     stacks = {name: read_stack(path/f"{name}.npy", len(labels)) for name in names}
@@ -163,15 +164,15 @@ def read_arrays(
     own = own or _own_classes(path, labels, stacks[names[0]].shape[2:4])
     if classes: labels = _relabelled(_counted(path, labels, own, len(classes)), own, classes, str(path))
     ids, numbers = [f"{i:05d}" for i in range(len(labels))], map(str, range(labels.max()+1))
-    return dict(files=stacks, labels=labels, classes=list(classes or own or numbers), ids=ids,
-                named=bool(classes or own))
+    return dict(files=stacks, labels=labels, classes=list(classes or own or numbers), ids=ids)
 
 def _counted(path, labels, own, n_classes):
-    "The labels; raises `WrnbError` if they count through more classes than there are names, or others than the data"
+    "The labels; raises `WrnbError` if they count through more classes than there are names"
     n = labels.max() + 1 if own else len(np.unique(labels))
     if n > len(own or range(n)): raise broken(path/"labels.npy", f"has label {n-1}, but {len(own)} classes")
     if own or n == n_classes: return labels
-    raise WrnbError(f"{path/'labels.npy'} counts {n} classes, the data {n_classes}: give the set of the same data")
+    raise WrnbError(f"{path/'labels.npy'} counts {n} classes, the data {n_classes}: "
+                    "give the set of the same data")
 
 # %% ../nbs/16_archives.ipynb #7cb5236b
 def read_folders(

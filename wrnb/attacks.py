@@ -117,7 +117,7 @@ def _climb(model, x, y, d, s):
 @torch.no_grad()
 def _right(model, x, y): return model(x).argmax(1) == y
 
-def _search_again(model, x, y, adv, search, restarts):
+def _search_again(model, y, adv, search, restarts):
     "Search from other points for images that are still right; `adv` takes what is found"
     for r in range(1, restarts):
         i = _right(model, adv, y).nonzero()[:, 0]
@@ -154,7 +154,7 @@ def gradient_attack(
             d = _STARTS[start](own, x.shape[1:], s).to(x.dtype)
             return _climb(model, x[i], y[i], d, s)
         adv = search(slice(None))
-        _search_again(model, x, y, adv, search, restarts)
+        _search_again(model, y, adv, search, restarts)
     return adv.contiguous()
 
 # %% ../nbs/12_attacks.ipynb #d51f1ad2

@@ -5,26 +5,28 @@
 # %% auto #0
 __all__ = ['ALEXNET_ERRORS', 'Evaluation', 'evaluate', 'read_evaluation', 'compare']
 
-# %% ../nbs/17_benchmark.ipynb #9143b7c0
+# %% ../nbs/17_benchmark.ipynb #de5fe455
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastcore.basics import patch
-import matplotlib.pyplot as plt
 import pandas as pd
 from torch.utils.data import Dataset
 
 from .core import WrnbError, check_choice, check_whole, first_process, pick_device
 from .runs import Run, read_table, write_table
-from .data import as_images, images_of
+from .images import as_images
+from .learners import images_of
 from .models import untouched
 from .inference import check_precision
+from .weak import new_figure
 from .corruptions import CORRUPTIONS
-from .measurement import mean_error, panel_of, warn_if_flat, weighted_error
+from .measurement import (
+    as_tuple, count_classes, mean_error, numbered_as, panel_of, warn_if_flat, warn_of_chance, weighted_error)
 from .corrupted_sets import FIFTEEN
 from .evaluation import (
-    as_tuple, attack_parts, attacks_on, by_name, cells_of, check_different, corruption_parts,
-    images_to_measure, known_classes, measure, prepared, record_of, warn_of_chance)
+    attack_parts, attacks_on, by_name, cells_of, check_different, corruption_parts, first_images,
+    images_to_measure, known_classes, measure, prepared, record_of)
 
 # %% ../nbs/17_benchmark.ipynb #f382493f
 @dataclass
@@ -39,7 +41,7 @@ class Evaluation:
     @property
     def models(self): return list(dict.fromkeys(self.table.model))
 
-# %% ../nbs/17_benchmark.ipynb #95d66e7c
+# %% ../nbs/17_benchmark.ipynb #5fb3099c
 def evaluate(
     models:dict, # name -> Learner or model, or one alone; attacks on the first are transferred to the others
     test:Dataset, # test images, or a `CorruptedSet`
@@ -69,10 +71,11 @@ def evaluate(
         if run and not run.claim("evaluate", record, how["device"]): return read_evaluation(run.path)
         panel = panel_of(nets, precision, compile, **how)
         if kinds: warn_if_flat(panel, test)
-        fit_on = test if fit_on is None else as_images(fit_on)
+        fit_on = test if fit_on is None else numbered_as(as_images(fit_on), known_classes(test), "fit_on=")
         parts = corruption_parts(panel, cells) | attack_parts(panel, kinds, test, fit_on)
         table = measure(parts, run and run.parts("evaluate"))
-        warn_of_chance(table, models, known_classes(test))
+        first = next(iter(nets.values()))
+        warn_of_chance(table, models, count_classes(first, first_images(test), how["device"]))
     if not run: return Evaluation(table, **_known(record))
     if first_process(): write_table(table, run/"evaluation.csv")
     run.finish("evaluate")
@@ -237,21 +240,21 @@ def intervals(self:Evaluation)->pd.DataFrame: # one row per model
     t = t.assign(**{k: (100*t[k]).round(1) for k in ("error", "low", "high")})
     return t.rename(columns=dict(error="corruption error (%)", n="images")).rename_axis(None)
 
-# %% ../nbs/17_benchmark.ipynb #257e9d1f
+# %% ../nbs/17_benchmark.ipynb #faedf5ba
 @patch
 def plot(self:Evaluation):
     "Bars of each model: clean, each family, worst case under attack. Returns the figure"
     s = self.summary().T
     s = s.drop(index=[i for i in s.index if i.startswith("transfer") or i.endswith("mce")])
     s = s.rename(index=lambda i: i.replace("_", " ").replace(" case ", " case\n"))
-    ax = s.plot.bar(figsize=(max(6, .85*len(s)), 3), rot=0, width=.8, ylabel="error (%)")
+    fig, ax = new_figure(figsize=(max(6, .85*len(s)), 3), layout="constrained")
+    s.plot.bar(ax=ax, rot=0, width=.8, ylabel="error (%)")
     ax.legend(ncols=5, fontsize=8, title=f"{self.table.n.min()} test images", title_fontsize=8)
     ax.set_ylim(0, 112)
     ax.tick_params(axis="x", labelsize=7.5)
-    ax.figure.set_layout_engine("constrained")
-    return ax.figure
+    return fig
 
-# %% ../nbs/17_benchmark.ipynb #8cf329fb
+# %% ../nbs/17_benchmark.ipynb #cff4d6c2
 @patch
 def plot_change(self:Evaluation,
     against:str=None, # the model to compare with; None takes the base
@@ -261,21 +264,21 @@ def plot_change(self:Evaluation,
     check_choice("against", against, list(errors))
     change = errors.drop(columns=against).sub(errors[against], axis=0)
     change = change.sort_values(change.columns[-1]).rename(index=lambda i: i.replace("_", " "))
-    fig, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+    fig, ax = new_figure(figsize=(7, 4), layout="constrained")
     label = f"change against {against}, in points (left is better)"
     change.plot.barh(ax=ax, width=.8, ylabel="", xlabel=label)
     ax.axvline(0, color="grey", lw=1)
     ax.legend(fontsize=8)
     return fig
 
-# %% ../nbs/17_benchmark.ipynb #1deb69c7
+# %% ../nbs/17_benchmark.ipynb #ea873f8c
 @patch
 def plot_severities(self:Evaluation):
     "Error against severity, one panel per family, one line per model. Returns the figure"
     t = _counted_rows(self)
     n = t.family.nunique()
     how = dict(figsize=(1 + 2*n, 2.4), sharey=True, squeeze=False, layout="constrained")
-    fig, axs = plt.subplots(1, n, **how)
+    fig, axs = new_figure(1, n, **how)
     for ax, (family, rows) in zip(axs[0], t.groupby("family", sort=False)):
         errors = 100*rows.pivot_table(index="severity", columns="model", values="error")[self.models]
         errors.plot(ax=ax, marker="o", ms=3, legend=False, title=family, xlabel="severity",

@@ -49,7 +49,7 @@ def _taken(function, given):
 
 def _call(function, given): return function(**_taken(function, given))
 
-# %% ../nbs/20_cli.ipynb #e30670db
+# %% ../nbs/20_cli.ipynb #2d697b87
 def _open(given):
     "The loop on a run folder that exists, and the options, completed"
     loop = _call(wrnb.loop.Loop, given)
@@ -61,7 +61,7 @@ def _begin(given):
     given = _defaults(data, given.get("model")) | given
     if not given["model"]:
         raise wrnb.core.WrnbError(f"model= is missing: name a classifier of {data}, such as model=resnet20@FILE")
-    loop = wrnb.loop.Loop(setup=_taken(wrnb.loop.Setup, given), **_taken(wrnb.loop.Loop, given))
+    loop = wrnb.loop.Loop(setup=_taken(wrnb.setup.Setup, given), **_taken(wrnb.loop.Loop, given))
     return loop, given
 
 def _open_or_begin(given):
@@ -94,10 +94,10 @@ def _report(given):
     loop, given = _open(given)
     loop.say(f"report: {loop.report()}")
 
-# %% ../nbs/20_cli.ipynb #b355cf9a
+# %% ../nbs/20_cli.ipynb #226fe189
 def _say_errors(loop, evaluation):
     "Say the table of errors"
-    table = evaluation.summary().round(1).T.to_string()
+    table = evaluation.percent().rename_axis(columns="model").to_string()
     loop.say(f"\nErrors in percent on {evaluation.table.n.max()} test images:\n{table}")
 
 def _evaluate(given):
@@ -108,29 +108,35 @@ def _evaluate(given):
         error = f"{100*r.error:.2f} %, 95 % interval {100*r.low:.2f} to {100*r.high:.2f}"
         loop.say(f"\n{model}: corruption error {error}, n {r.n}, {r.cells} cells, {r.source}")
 
-# %% ../nbs/20_cli.ipynb #91043aab
+# %% ../nbs/20_cli.ipynb #ccda110f
 def _run(given,
     strategies:tuple=("standard", "augmix", "reva"), # strategies of fine-tuning to compare
 ):
     known = wrnb.enhancement.STRATEGIES
     for strategy in strategies: wrnb.core.check_choice("strategies", strategy, known)
     loop, given = _begin(given)
-    for stage in (loop.train_base, loop.score, loop.weak, loop.validate): _call(stage, given)
-    for strategy in strategies: _call(partial(loop.enhance, strategy), given)
+    for stage in (loop.train_base, loop.score, loop.weak): _call(stage, given)
+    if loop.has_weak: _call(loop.validate, given)
+    unguided = "reva" in strategies and _call(loop.unguided, given)
+    if unguided: loop.say(f"enhance: reva is left out, since {unguided}")
+    for strategy in strategies:
+        if not (unguided and strategy == "reva"): _call(partial(loop.enhance, strategy), given)
     evaluation = _call(loop.evaluate, {k: v for k, v in given.items() if k != "families"})
     page = loop.report()
     _say_errors(loop, evaluation)
     loop.say(f"\n{page}")
 
-# %% ../nbs/20_cli.ipynb #18a86f89
+# %% ../nbs/20_cli.ipynb #56ada5fb
 def _corrupt(given,
     limit:int=None, # number of random test images, those of --test-limit N; None takes all
 ):
-    data, out = given["data"], given["out"]
-    _, images = wrnb.data.load_data(data, given.get("size"), 1, limit)
-    done = wrnb.runs.Run(out).done("corrupt")
+    size, test_share = given.get("size"), given.get("test_share")
+    _, images = wrnb.data.load_data(given["data"], size, 1, limit, test_share)
+    if images.origin: wrnb.core.print_line(f"data: {images.origin}")
+    run = wrnb.runs.Run(given["out"])
+    done = run.done("corrupt")
     made = _call(partial(wrnb.corrupted_sets.save_corrupted, images), given)
-    print(f"corrupt: done already, see {out}" if done else f"corrupt: {made} -> {out}", flush=True)
+    wrnb.core.print_line(f"corrupt: done already, see {run.path}" if done else f"corrupt: {made} -> {run.path}")
 
 # %% ../nbs/20_cli.ipynb #795c7bbd
 @dataclass
@@ -143,18 +149,18 @@ class Command:
     positional:str="out" # the argument that is given without a name
     without:str="" # an argument that is no option
 
-# %% ../nbs/20_cli.ipynb #e748f4ed
+# %% ../nbs/20_cli.ipynb #8948a220
 COMMANDS = dict(
     run=Command(_run,
         "the whole loop: score, weak, validate, enhance, evaluate, report",
         "wrnb run digits --out runs/digits",
-        "loop.Setup loop.Loop loop.Loop.train_base loop.Loop.score loop.Loop.weak "
+        "setup.Setup loop.Loop loop.Loop.train_base loop.Loop.score loop.Loop.weak "
         "loop.Loop.validate loop.Loop.enhance",
         positional="data", without="strategy"),
     score=Command(_score,
         "score every training image by its random neighbours",
         "wrnb score cifar10 --model resnet20@resnet20.th --out runs/c10 --eps 0.05",
-        "loop.Setup loop.Loop loop.Loop.score",
+        "setup.Setup loop.Loop loop.Loop.score",
         positional="data"),
     weak=Command(_weak,
         "pick the weak robust samples",
@@ -172,11 +178,11 @@ COMMANDS = dict(
         "measure every model of the run on the test images, or on a corrupted set",
         "wrnb evaluate runs/c10 --on CIFAR-10-C; a model by itself: "
         "wrnb evaluate runs/r20 --data cifar10 --model resnet20@resnet20.th --on CIFAR-10-C",
-        "loop.Setup loop.Loop loop.Loop.evaluate loop.Loop.evaluate_on:folder"),
+        "setup.Setup loop.Loop loop.Loop.evaluate loop.Loop.evaluate_on:folder"),
     corrupt=Command(_corrupt,
         "write a corrupted copy of the test images in the benchmark's own layout",
         "wrnb corrupt cifar10 --limit 1000 --out cifar10-c",
-        "loop.Setup:data data.load_data:size corrupted_sets.save_corrupted",
+        "setup.Setup:data data.load_data:size setup.Setup:test_share corrupted_sets.save_corrupted",
         positional="data", without="ds"),
     report=Command(_report,
         "write RUN/report.html and its figures",
@@ -205,10 +211,10 @@ def _options(command):
 # %% ../nbs/20_cli.ipynb #4bad90e2
 _NAMES = dict(folder="--on", names="--corruptions", k="-k")
 
-# %% ../nbs/20_cli.ipynb #3dd50ffb
+# %% ../nbs/20_cli.ipynb #778c3c8f
 def _flag(name, command):
     "How an argument is written on the command line"
-    if name == command.positional: return "RUN" if name == "out" else name.upper()
+    if name == command.positional: return "RUN" if name == "out" else "DATA"
     return _NAMES.get(name, "--" + name.replace("_", "-"))
 
 # %% ../nbs/20_cli.ipynb #2fb87974
@@ -222,19 +228,23 @@ def _in_options(text, flags):
         return flags[quoted or name] + ("" if value is None else " " + value.strip("'\""))
     return re.sub(argument, option, text)
 
-# %% ../nbs/20_cli.ipynb #b82cb6ac
+# %% ../nbs/20_cli.ipynb #e4057188
 def _severity(text):
     if text in list("12345"): return int(text)
     raise argparse.ArgumentTypeError(f"severity={text} is out of range: give 1 to 5")
 
-def _rule(text): return float(text) if text.replace(".", "", 1).isdecimal() else text
+def _number_or_name(text):
+    try: return float(text)
+    except ValueError: return text
 
 _READING = dict(
     severities=dict(type=_severity, nargs="+", metavar="S"),
     attacks=dict(nargs="*", metavar="NAME"),
     attack_eps=dict(type=float, nargs="+", metavar="E"),
     certify=dict(type=float, nargs="?", const=.999, metavar="C"),
-    rule=dict(type=_rule, metavar="RULE"),
+    rule=dict(type=_number_or_name, metavar="RULE"),
+    mean=dict(type=_number_or_name, nargs="+", metavar="M"),
+    std=dict(type=_number_or_name, nargs="+", metavar="S"),
     out=dict(metavar="FOLDER"),
     folder=dict(metavar="FOLDER"),
 )
@@ -323,12 +333,13 @@ def _warner(translated):
         seen.add(str(message))
     return show
 
-# %% ../nbs/20_cli.ipynb #b93a864f
+# %% ../nbs/20_cli.ipynb #2a0cc4df
 def _obey(name, words):
     "Do a command; returns its exit code"
     command = COMMANDS[name]
     flags = {argument: _flag(argument, command) for argument in _options(command)}
-    def translated(message): return _one_line(_in_options(str(message), flags))
+    named = {argument: flag for argument, flag in flags.items() if flag != "DATA"}
+    def translated(message): return _one_line(_in_options(str(message), named))
     warnings.showwarning = _warner(translated)
     given = vars(_parser(name, command, flags).parse_args(words))
     try: _run_with(command, given)

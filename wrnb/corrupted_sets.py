@@ -20,7 +20,9 @@ from torch.utils.data import Dataset
 
 from .core import WrnbError, as_path, check_whole, pick_device, progress, this_process
 from .runs import Run, write_atomic
-from .data import ImageSet, as_images, batches, classes_of, data_hash, limited as part_of
+from .images import as_images, classes_of
+from .image_sets import ImageSet, batches, limited as part_of
+from .data import data_hash
 from .corruptions import CORRUPTIONS, Corruption, EXTRA, FAMILY, PRESETS, corrupt, pick_preset
 from .archives import broken, is_name, read_arrays, read_folders, save_picture
 
@@ -54,7 +56,7 @@ def kind_of(
     part = preset == "imagenet-c" and n_classes != 1000
     return f"{_KINDS[preset]} on {n_classes} classes" if part else _KINDS[preset]
 
-# %% ../nbs/16_corrupted_sets.ipynb #7fb00aa6
+# %% ../nbs/16_corrupted_sets.ipynb #cfd95187
 @dataclass
 class CorruptedSet:
     "A corrupted test set on disk: the same images under each corruption at five severities"
@@ -68,7 +70,6 @@ class CorruptedSet:
     data:str=None # hash of the images it was made from, if that is known
     clean:Dataset=None # the images it was made from, for the clean error
     idxs:np.ndarray=field(default=None, repr=False) # the images that are used; None takes all
-    named:bool=True # are the classes' names known? If not they are numbers
 
     @property
     def names(self)->list: return list(self.files)
@@ -293,10 +294,10 @@ def _save_arrays(job):
     for name in todo: _save_array(job, name, f"{name}, {job.names.index(name)+1} of {len(job.names)}")
     write_atomic(job.run/"labels.npy", lambda path: np.save(path, np.tile(job.labels, 5)))
 
-# %% ../nbs/16_corrupted_sets.ipynb #3bae1732
+# %% ../nbs/16_corrupted_sets.ipynb #6be9e4ca
 def _file_name(i):
     "The file of an image, from its id"
-    p = PurePosixPath(i)
+    p = PurePosixPath(i.zfill(5) if i.isdecimal() else i)
     suffix = p.suffix.lower()
     if suffix in (".jpg", ".jpeg"): return p.name
     return f"{p.stem if suffix in Image.registered_extensions() else p.name}.JPEG"
@@ -305,8 +306,7 @@ def _file_names(job):
     "class/file for each image, from its id"
     for c in job.classes:
         if not is_name(c): raise WrnbError(f"class {c!r} cannot be the name of a folder: rename it")
-    ids = getattr(job.ds, "ids", [f"{i:05d}" for i in range(len(job.ds))])
-    names = [f"{job.classes[y]}/{_file_name(i)}" for i, y in zip(ids, job.labels)]
+    names = [f"{job.classes[y]}/{_file_name(i)}" for i, y in zip(job.ds.ids, job.labels)]
     for name, count in Counter(names).items():
         if count > 1: raise WrnbError(f"two images would both be saved as {name}: rename one of them")
     return names

@@ -19,6 +19,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torchvision.io
 
 from .core import WrnbError, check_pixels
 from .randomness import fold_in, image_keys, normal, uniform
@@ -166,7 +167,6 @@ def _filter(x, kernel, mode):
     k = kernel.to(x).expand(n*c, 1, kh, kw)
     return F.conv2d(x.reshape(1, n*c, *x.shape[2:]), k, groups=n*c).view(n, c, h, w)
 
-# %% ../nbs/11_corruptions.ipynb #be6b533b
 @lru_cache(maxsize=64)
 def _bell(sigma, truncate):
     "The weights of a Gaussian, cut off at `truncate` standard deviations"
@@ -174,7 +174,6 @@ def _bell(sigma, truncate):
     w = np.exp(-.5*(np.arange(-r, r+1)/max(sigma, 1e-9))**2)
     return torch.from_numpy(w/w.sum()).float()
 
-# %% ../nbs/11_corruptions.ipynb #9c437ce9
 def _gauss(x, sigma):
     "Gaussian blur, edges repeated, cut off at four standard deviations"
     k = _bell(sigma, 4.)
@@ -184,7 +183,6 @@ def _gauss(x, sigma):
 @_corruption
 def _gaussian_noise(x, c, keys): return normal(keys, x.shape[1:]).mul_(c).add_(x)
 
-# %% ../nbs/11_corruptions.ipynb #66fe640d
 @_corruption
 def _speckle_noise(x, c, keys): return normal(keys, x.shape[1:]).mul_(c).add_(1).mul_(x)
 
@@ -207,7 +205,6 @@ def _photons(c, device, bins=1024):
     table = low.where(low == torch.searchsorted(cdf, edges[:, 1:].contiguous()), -1)
     return (cdf + level[:, None]).flatten().to(device), table.int().flatten().to(device), len(k)
 
-# %% ../nbs/11_corruptions.ipynb #74b5d3cb
 def _poisson(level, u, c):
     "Poisson counts of mean `c*level/255` for uniform `u`; `level` holds integers, 0 to 255"
     stairs, table, steps = _photons(c, level.device)
@@ -239,7 +236,6 @@ def _disk(radius, alias):
     used = int((disk.sum(0) > 0).nonzero().max()) - r
     return disk[r-used:r+used+1, r-used:r+used+1]
 
-# %% ../nbs/11_corruptions.ipynb #b26dee70
 @_corruption
 def _defocus_blur(x, c, keys): return _filter(x, _disk(*c), "reflect")
 
@@ -272,7 +268,6 @@ def _glass_blur(x, c, keys):
 # %% ../nbs/11_corruptions.ipynb #db916a52
 def _add_shifted(out, views, a, b, weight): out.add_(views[:, a, b], alpha=weight)
 
-# %% ../nbs/11_corruptions.ipynb #76447272
 def _smear(x, radius, sigma, angle):
     "Blur along a line: `radius` and `sigma` in pixels, `angle` [N] in degrees"
     (n, _, h, w), radius = x.shape, int(radius)
@@ -291,7 +286,6 @@ def _smear(x, radius, sigma, angle):
             for args in zip(out, views, a.tolist(), b.tolist(), k.tolist()): _add_shifted(*args)
     return out
 
-# %% ../nbs/11_corruptions.ipynb #3e913322
 @_corruption
 def _motion_blur(x, c, keys): return _smear(x, *c, uniform(keys, (), -45, 45))
 
@@ -304,7 +298,6 @@ def _zoom(x, factor):
     middle = x[:, :, top:top+ch, left:left+cw]
     return F.interpolate(middle, size=size, mode="bilinear", align_corners=True)
 
-# %% ../nbs/11_corruptions.ipynb #ec95732b
 @_corruption
 def _zoom_blur(x, c, keys):
     first, last, step = c
@@ -318,7 +311,6 @@ def _grey(x):
     weights = torch.tensor([.299, .587, .114], device=x.device)
     return (x*weights.view(3, 1, 1)).sum(1, keepdim=True)
 
-# %% ../nbs/11_corruptions.ipynb #ebc46adb
 @_corruption
 def _snow(x, c, keys):
     mean, std, zoom, threshold, radius, sigma, keep = c
@@ -334,7 +326,6 @@ def _snow(x, c, keys):
 # %% ../nbs/11_corruptions.ipynb #bd113f92
 _FROST_SCALE = {"cifar-c": .2, "tiny-imagenet-c": .3, "imagenet-c": 1}
 
-# %% ../nbs/11_corruptions.ipynb #ec6bccbb
 def _frost_files():
     "The first five of the six pictures in the installed package"
     package = importlib.util.find_spec("imagecorruptions")
@@ -359,7 +350,6 @@ def _frost_pictures(scale, height, width, device):
         pictures.append((x[0].clamp_(0, 255)/255).to(device))
     return pictures
 
-# %% ../nbs/11_corruptions.ipynb #c33270ac
 @_corruption
 def _frost(x, c, keys):
     keep, weight, scale = c
@@ -452,7 +442,6 @@ def _equalize(x):
     new = ((hist.cumsum(1) - first)*255/(level.shape[1] - first).clamp(min=1)).round_()
     return torch.where(level.shape[1] == first, level, new.gather(1, level)).view_as(x).to(x)
 
-# %% ../nbs/11_corruptions.ipynb #b2b6a2c3
 def _water(x, drops, weight):
     drops = (drops*255).floor_()
     box = torch.full((3, 3), 1/9)
@@ -462,13 +451,11 @@ def _water(x, drops, weight):
     colour = torch.tensor([175, 238, 238], device=x.device).view(3, 1, 1)/255
     return x + weight*shine/shine.amax((1, 2, 3), keepdim=True).clamp(min=1)*colour
 
-# %% ../nbs/11_corruptions.ipynb #610c5722
 def _mud(x, drops, sigma):
     cover = _gauss((drops > 0).to(x), sigma)
     cover = cover.where(cover >= .8, 0)
     return x*(1-cover) + cover*torch.tensor([63, 42, 20], device=x.device).view(3, 1, 1)/255
 
-# %% ../nbs/11_corruptions.ipynb #75ed1e0b
 @_corruption
 def _spatter(x, c, keys):
     mean, std, sigma, threshold, strength, mud = c
@@ -482,7 +469,6 @@ def _contrast(x, c, keys):
     mean = x.mean((2, 3), keepdim=True, dtype=torch.float64).float()
     return x.sub_(mean).mul_(c).add_(mean)
 
-# %% ../nbs/11_corruptions.ipynb #6b2f9eb9
 @_corruption
 def _saturate(x, c, keys):
     factor, offset = c
@@ -500,13 +486,11 @@ def _boxes(size, small, device):
     shown = ((torch.arange(size, dtype=torch.float64) + .5)*small/size).long()
     return edge[:-1].to(device), edge.diff().to(device), shown.to(device)
 
-# %% ../nbs/11_corruptions.ipynb #e3f06d99
 def _bags(x, first):
     "Sums of rows of `x`, from each of `first` to the next"
     rows = torch.arange(len(x), device=x.device)
     return F.embedding_bag(rows, x, first, mode="sum")
 
-# %% ../nbs/11_corruptions.ipynb #178aec7e
 @_corruption
 def _pixelate(x, c, out):
     n, _, h, w = x.shape
@@ -523,19 +507,16 @@ def _decode_pillow(file):
     "The bytes [3, h, w] of a JPEG"
     return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
 
-# %% ../nbs/11_corruptions.ipynb #72f6694f
 def _decode(files):
     "The bytes [3, h, w] of each JPEG"
-    try: from torchvision.io import decode_jpeg
-    except ImportError: return [_decode_pillow(f) for f in files]
-    return decode_jpeg([torch.frombuffer(f.getbuffer(), dtype=torch.uint8) for f in files])
+    if not hasattr(torchvision.io, "decode_jpeg"): return [_decode_pillow(f) for f in files]
+    return torchvision.io.decode_jpeg([torch.frombuffer(f.getbuffer(), dtype=torch.uint8) for f in files])
 
-# %% ../nbs/11_corruptions.ipynb #f52d9f09
 def _jpeg(pixels, quality):
     "Encode and decode images: int32 [N, h, w], r + 256 g + 65536 b, to bytes [3, h, w] each"
     files = [BytesIO() for _ in pixels]
     for p, f in zip(pixels, files):
-        image = Image.frombuffer("RGBX", p.shape[::-1], p, "raw", "RGBX", 0, 1)
+        image = Image.frombuffer("RGBX", p.shape[::-1], p, "raw", ("RGBX", 0, 1))
         image.save(f, "JPEG", quality=quality)
     return _decode(files)
 
@@ -575,7 +556,6 @@ def _affine_grid(keys, h, w, strength):
     y, x = torch.meshgrid(rows, cols, indexing="ij")
     return x[..., None]*along_x + y[..., None]*along_y + shift
 
-# %% ../nbs/11_corruptions.ipynb #8c7ae354
 def _sample(x, grid, corners):
     "Bilinear values of `x`; borders mirrored about the last pixel (`corners`) or its edge"
     size = torch.tensor([x.shape[3], x.shape[2]], device=x.device)
@@ -589,7 +569,6 @@ def _field(keys, h, w, alpha, sigma):
     u = _bell_matrix(h, sigma, u.device) @ (u @ _bell_matrix(w, sigma, u.device).T)
     return (u*alpha).float().permute(0, 2, 3, 1)
 
-# %% ../nbs/11_corruptions.ipynb #2b1a48bb
 @_corruption
 def _elastic_transform(x, c, keys):
     alpha, sigma, strength = c
@@ -626,7 +605,6 @@ _STILL = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jp
           "gaussian_blur", "saturate"}  # nothing random
 _ON_BYTES = {"pixelate", "jpeg_compression"}  # take grey levels and write to `out`
 
-# %% ../nbs/11_corruptions.ipynb #c997bdc4
 def _room_for(x, colours_last):
     "Memory for a result with the shape of `x`, the colours of a pixel side by side if wanted"
     if x.device.type != "cpu": return torch.empty(x.shape, device=x.device)
@@ -634,7 +612,6 @@ def _room_for(x, colours_last):
     n, c, h, w = x.shape
     return torch.from_numpy(np.empty((n, h, w, c), np.float32)).permute(0, 3, 1, 2)
 
-# %% ../nbs/11_corruptions.ipynb #9734516c
 def _corrupt_piece(x, name, severity, c, seed, out):
     "Corrupt some images into `out`"
     x = check_pixels(x).detach().float().contiguous().mul(255).round_()

@@ -10,10 +10,12 @@ __all__ = ['data_hash', 'read_image', 'Images', 'as_images', 'classes_of', 'ids_
 # %% ../nbs/03f_data.ipynb #53736256
 import copy, hashlib, os, random, re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
+from fastcore.basics import noop
 from fastcore.foundation import L
 import numpy as np
 import torch
@@ -21,40 +23,45 @@ from torch.utils.data import Dataset
 
 from .core import WrnbError
 from .pictures import read_image
-from .images import Images, _LABEL_KEYS, _own_ids, as_images, classes_of, ids_of, indices
+from .images import Images, _LABEL_KEYS, _check_dataset, _own_ids, as_images, classes_of, ids_of, indices
 from .image_sets import ImageSet, batches, limited, subset
 from .folders import TEST_FOLDERS, folder_set, in_memory, load_data
 from .learners import (LearnerSet, PixelLoader, class_order, images_of, pixel_loaders,
                            validation_transforms)
 
 # %% ../nbs/03f_data.ipynb #057eea2c
-_all_ = ["read_image", "Images", "as_images", "classes_of", "ids_of", "indices", "ImageSet", "batches", "limited", "subset",
-         "TEST_FOLDERS", "folder_set", "in_memory", "load_data", "LearnerSet", "PixelLoader", "class_order", "images_of",
-         "pixel_loaders", "validation_transforms"]
+_all_ = ["read_image", "Images", "as_images", "classes_of", "ids_of", "indices", "ImageSet", "batches",
+         "limited", "subset", "TEST_FOLDERS", "folder_set", "in_memory", "load_data", "LearnerSet", "PixelLoader",
+         "class_order", "images_of", "pixel_loaders", "validation_transforms"]
 
 # %% ../nbs/03f_data.ipynb #919f0508
 def _hash_array(h, v):
-    "Add the type, shape and values of an array or a tensor"
-    if isinstance(v, torch.Tensor):
-        v = v.detach().cpu().contiguous()
-        h.update(f"{v.dtype}{list(v.shape)}".encode())
-        v = v.reshape(-1).view(torch.uint8).numpy()
-    else: h.update(f"{v.dtype}{list(v.shape)}".encode())
-    h.update(np.ascontiguousarray(v))
+    "Add the type, shape and values of an array or a tensor; a large one in parts, each by a thread"
+    if isinstance(v, torch.Tensor): v = v.detach().cpu().contiguous()
+    h.update(f"{v.dtype}{list(v.shape)}".encode())
+    if isinstance(v, torch.Tensor): v = v.reshape(-1).view(torch.uint8).numpy()
+    v = np.ascontiguousarray(v).reshape(-1)
+    rows = 2**26//v.itemsize
+    if len(v) <= rows: return h.update(v)
+    def digest(k): return hashlib.blake2b(v[k:k+rows]).digest()
+    with ThreadPoolExecutor() as pool:
+        for part in pool.map(digest, range(0, len(v), rows)): h.update(part)
 
 def _hash_files(h, names):
     "Add the names, below their common folder, sizes and times of files"
     common = os.path.dirname(os.path.commonprefix([min(names), max(names)]))
     for name in names:
-        if not os.path.exists(name): raise WrnbError(f"{name} does not exist: replace it, or remove it from the dataset")
+        if not os.path.exists(name): raise WrnbError(f"{name} does not exist: replace it or remove it from the data")
         s = os.stat(name)
         h.update(f"{name[len(common):]} {s.st_size} {s.st_mtime_ns}\n".encode())
 
 # %% ../nbs/03f_data.ipynb #9f0e657c
+def _is_plain(v): return isinstance(v, (str, bytes, int, float, Path, np.generic))
+
 def _hash_values(h, values):
     "Add the plain values, arrays and tensors of a list, however nested; what is of another type is left out"
     for v in values:
-        if isinstance(v, (str, bytes, int, float, Path, np.generic)): h.update(f"{v}\n".encode())
+        if _is_plain(v): h.update(f"{v}\n".encode())
         elif isinstance(v, (torch.Tensor, np.ndarray)): _hash_array(h, v)
         elif isinstance(v, Mapping): _hash_values(h, chain(*v.items()))
         elif isinstance(v, (list, tuple)): _hash_values(h, v)
@@ -63,7 +70,8 @@ def _files_of(values, root):
     "The files that a list of names, or of tuples that begin with one, speaks of; None if it doesn't"
     names = [v[0] if isinstance(v, (tuple, list)) and len(v) else v for v in values]
     if not all(isinstance(name, (str, Path)) for name in names): return None
-    names = [os.path.join(root, name) for name in names]
+    names = [str(name) for name in names]
+    if not os.path.isfile(names[0]): names = [os.path.join(root, name) for name in names]
     return names if os.path.isfile(names[0]) else None
 
 # %% ../nbs/03f_data.ipynb #1516b43a
@@ -75,7 +83,7 @@ def _hash_held(h, v, n, root=""):
     elif hasattr(v, "to_csv"): h.update(v.to_csv().encode())
     elif isinstance(v, Dataset): h.update(data_hash(v).encode())
     elif isinstance(v, (list, tuple, range, L)) and len(v) == n: _hash_list(h, v, root)
-    elif isinstance(v, Mapping) and len(v) == n: _hash_values(h, [kv for kv in v.items() if isinstance(kv[1], (str, int))])
+    elif isinstance(v, Mapping) and len(v) == n: _hash_values(h, [kv for kv in v.items() if _is_plain(kv[1])])
     elif isinstance(v, Mapping) and all(isinstance(k, str) for k in v):
         for own in v.values(): _hash_held(h, own, n, root)
     elif isinstance(v, (list, tuple)) and (len(v) <= 16 or isinstance(v[0], Dataset)):
@@ -141,6 +149,7 @@ def data_hash(
     ds:Dataset, # the images
 )->str: # 16 hexadecimal digits
     "Identity of a data set: another label, id, class or pixel, another file, another transform make another identity"
+    _check_dataset(ds)
     h = hashlib.blake2b(digest_size=8)
     if isinstance(ds, ImageSet): _hash_images(h, ds)
     elif isinstance(ds, LearnerSet): _hash_learner(h, ds)
@@ -172,9 +181,16 @@ def _hash_any(h, ds):
     _hash_spread(h, ds)
 
 def _hash_learner(h, ds):
-    "Add the items and labels of a Learner's images, and some of them as it gives them"
+    "Add the items, files and labels of a Learner's images, and some of them as it gives them"
     _hash_values(h, [ds.ids, ds.classes])
     _hash_held(h, ds.ds if isinstance(ds.ds, Dataset) else getattr(ds.ds, "items", None), len(ds))
     parts = getattr(ds.ds, "tls", ())
+    if len(parts): _hash_held(h, _opened_files(parts[0]), len(ds))
     if len(parts) > 1: _hash_values(h, parts[1])
     _hash_spread(h, ds)
+
+def _opened_files(part):
+    "What the first transform makes of a Learner's items, if that is the name of a file, as from a row of a table"
+    rows, first = getattr(part.items, "iloc", part.items), (list(part.tfms.fs) or [noop])[0]
+    is_name = not isinstance(rows[0], (str, Path)) and isinstance(first(rows[0]), (str, Path))
+    return [first(rows[i]) for i in range(len(part))] if is_name else None

@@ -18,7 +18,9 @@ from torch.utils.data import Dataset
 
 from .core import WrnbError, check_choice, check_range, check_whole, pick_device, this_process
 from .runs import Run
-from .data import batches, data_hash, images_of
+from .image_sets import batches
+from .learners import images_of
+from .data import data_hash
 from .models import as_model, load_weights, untouched, weights_hash
 from .inference import check_classifier
 from .training import keep_trained, train

@@ -5,33 +5,25 @@
 # %% auto #0
 __all__ = ['ATTACKED_BY']
 
-# %% ../nbs/16_evaluation.ipynb #ad126b00
-from collections.abc import Iterable, Mapping
+# %% ../nbs/16_evaluation.ipynb #09036ae5
+from collections.abc import Mapping
 from functools import partial
 
 import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
-from .core import WrnbError, check_range, check_whole, plain_number
+from .core import WrnbError, check_range, check_whole
 from .runs import in_parts
-from .data import as_images, class_order, classes_of, data_hash, images_of
+from .images import as_images, classes_of
+from .learners import class_order, images_of
+from .data import data_hash
 from .models import as_model, logits_in, weights_hash
-from .pretrained import warn_if_chance
 from .inference import check_classifier
 from .corruptions import corruptions, pick_preset
 from .attacks import attacks
-from .measurement import Clean, attack_rows, corruption_rows, warn_if_flat
+from .measurement import Clean, as_tuple, attack_rows, corruption_rows, count_classes
 from .corrupted_sets import CorruptedSet, check_families, check_size, family_of, kind_of
-
-# %% ../nbs/16_evaluation.ipynb #0dab2f70
-def as_tuple(
-    values, # several values, or one
-)->tuple:
-    "Different values in the order given, scalars of NumPy and torch as Python's own"
-    values = plain_number(values)
-    if isinstance(values, str) or not isinstance(values, Iterable): values = (values,)
-    return tuple(dict.fromkeys(map(plain_number, values)))
 
 # %% ../nbs/16_evaluation.ipynb #5f353e1f
 def by_name(
@@ -77,7 +69,7 @@ def in_class_order(
     order = class_order([str(c) for c in own], classes, f"model {name}")
     return net if order == sorted(order) else InOrder(net, order)
 
-# %% ../nbs/16_evaluation.ipynb #44705359
+# %% ../nbs/16_evaluation.ipynb #e4f06268
 def images_to_measure(
     test, # images, or a `CorruptedSet`
 )->Dataset:
@@ -94,8 +86,7 @@ def known_classes(
     test:Dataset, # images, or a `CorruptedSet`
 )->list:
     "Names of the images' classes; None if nobody knows them"
-    if isinstance(test, CorruptedSet): return test.classes if test.named else None
-    return classes_of(test)
+    return test.classes if isinstance(test, CorruptedSet) else classes_of(test)
 
 def prepared(
     models:dict, # name -> Learner or model
@@ -152,16 +143,15 @@ def attacks_on(
         raise WrnbError("a corrupted set is not attacked: give the clean images, or no attacks")
     return attacks(names, radii)
 
-# %% ../nbs/16_evaluation.ipynb #73400f55
+# %% ../nbs/16_evaluation.ipynb #b2da4e14
 def _describe(test, net, device):
     "What the run folder records of the test images"
     if isinstance(test, CorruptedSet):
         has_clean = test.clean is not None
         return dict(n=len(test), data=test.identity, source=test.source, kind=test.kind, clean=has_clean)
-    x, preset = test[0][0][None], pick_preset(min(test[0][0].shape[1:]))
-    with torch.inference_mode(): n_classes = logits_in(net(x.to(device))).shape[1]
+    preset = pick_preset(min(test[0][0].shape[1:]))
     return dict(n=len(test), data=data_hash(test), source="made in memory",
-                preset=preset, kind=kind_of(preset, n_classes))
+                preset=preset, kind=kind_of(preset, count_classes(net, test, device)))
 
 def _search_settings(p):
     "What the run folder records of an attack"
@@ -211,13 +201,3 @@ def measure(
     table = in_parts(folder, list(parts), lambda part: pd.DataFrame(parts[part]()), "evaluating")
     blocks = [table[table.model == name] for name in table.model.unique()]
     return pd.concat(blocks, ignore_index=True)
-
-# %% ../nbs/16_evaluation.ipynb #6a3bc9e6
-def warn_of_chance(
-    table:pd.DataFrame, # rows
-    models:dict, # name -> model
-    classes:list, # names of the images' classes; None: they are not known
-):
-    "Warn of models whose clean error is near that of guessing"
-    clean = table[(table.family == "clean") & table.model.isin(list(models))]
-    for r in clean.itertuples(): warn_if_chance(r.error, classes and len(classes), models[r.model], r.n)

@@ -207,7 +207,7 @@ def _train_folder(path, test_share):
 _SHARE = .2  # of the training images are test images, if those in test/ have no classes
 
 def _test_folder(path, test_share):
-    "The sub-folder of the test images, or None if they are to be drawn; warn if pictures without classes are passed over"
+    "The sub-folder of the test images, or None if they are to be drawn; warn if one without classes is passed over"
     own = [s for s in TEST_FOLDERS if (path/s).is_dir()]
     labelled = [s for s in own if _has_classes(path/s)]
     if labelled and test_share is not None:

@@ -45,7 +45,9 @@ class ImageSet(Images):
     def held(self): return isinstance(self.items, torch.Tensor)
 
     def _like(self, items, labels, classes=None, ids=None):
-        return ImageSet(items, labels, classes or self.classes, self.ids if ids is None else ids, self.name, self.size, self.origin)
+        "A set of other images under the same name"
+        ids = self.ids if ids is None else ids
+        return ImageSet(items, labels, classes or self.classes, ids, self.name, self.size, self.origin)
 
 # %% ../nbs/03c_image_sets.ipynb #9e688998
 def _class_numbers(labels):
@@ -56,8 +58,9 @@ def _class_numbers(labels):
 
 def _check_parts(ds):
     "Raise `WrnbError` unless there are as many items, labels and ids, and pixels are of 8 bits"
-    n = len(ds.items), len(ds.labels), len(ds.ids)
-    if len(set(n)) > 1: raise WrnbError("there are {} items, {} labels and {} ids: give one of each per image".format(*n))
+    n_items, n_labels, n_ids = len(ds.items), len(ds.labels), len(ds.ids)
+    if not n_items == n_labels == n_ids:
+        raise WrnbError(f"there are {n_items} items, {n_labels} labels and {n_ids} ids: give one of each per image")
     if ds.held and not (ds.items.dtype == torch.uint8 and ds.items.dim() == 4 and ds.items.shape[1] == 3):
         kind = f"{ds.items.dtype} of shape {list(ds.items.shape)}"
         raise WrnbError(f"items are {kind}: give uint8 pixels [N, 3, height, width] or a list of files")

@@ -26,7 +26,7 @@ from .pictures import _rgb
 
 # %% ../nbs/03b_images.ipynb #73dbb3ce
 def _whole_numbers(values):
-    "A flat array of booleans or integers from a list, an array, a tensor, a Series or a number; None if it is none of them"
+    "A flat array of booleans or integers from a list, an array, a tensor, a Series or a number; None from anything else"
     if isinstance(values, torch.Tensor): values = values.detach().cpu().numpy()
     elif isinstance(values, Iterable) and not hasattr(values, "__array__"): values = list(values)
     try: v = np.array(np.asarray(values).tolist())  # so that pandas' objects become booleans or integers again
@@ -39,21 +39,21 @@ def _whole_numbers(values):
 # %% ../nbs/03b_images.ipynb #27770902
 def _masked(mask, n, name, labels):
     "Places at which a mask is true; `labels` is the mask's own index, if it is a Series"
-    if len(mask) != n: raise WrnbError(f"{name} is a mask of {len(mask)} for {n} images: give one True or False per image")
+    if len(mask) != n: raise WrnbError(f"{name} is a mask of {len(mask)} for {n} images: give one value per image")
     shuffled = labels is not None and sorted(labels) == list(range(n)) and list(labels) != list(range(n))
     if shuffled: raise WrnbError(f"{name} is a mask whose index is in another order: give mask.sort_index()")
     return np.flatnonzero(mask)
 
 # %% ../nbs/03b_images.ipynb #4029e178
 def indices(
-    idxs, # whole numbers, one number, a range, or a mask with one True or False per image; a list, array, tensor or Series
+    idxs, # whole numbers, or a mask with one boolean per image: a list, array, tensor, Series, range or single number
     n:int, # number of images
     name:str="idxs", # the argument, as you write it
 )->np.ndarray: # places from 0 to n-1, int64, in the order given
     "Which of `n` images are meant. Raise `WrnbError` if a place is negative or outside, or a mask is not of length `n`"
     v = _whole_numbers(range(n)[idxs] if isinstance(idxs, slice) else idxs)
-    if v is None: raise WrnbError(f"{name} does not say which images: give whole numbers or one True or False per image")
-    if v.dtype == bool: return _masked(v, n, name, getattr(idxs, "index", None) if hasattr(idxs, "iloc") else None)
+    if v is None: raise WrnbError(f"{name} does not say which images: give whole numbers, or one boolean per image")
+    if v.dtype == bool: return _masked(v, n, name, idxs.index if hasattr(idxs, "iloc") else None)
     outside = v[(v < 0) | (v >= n)]
     if len(outside): raise WrnbError(f"{name} has {outside[0]}, outside the {n} images: give numbers from 0 to {n-1}")
     if len(v) == n > 4 and v.max() <= 1:
@@ -68,7 +68,7 @@ def _tensor(x, name):
     if isinstance(x, np.ndarray) and x.dtype.kind in "buif":
         x = torch.from_numpy(np.require(x, x.dtype.newbyteorder("="), "CW"))
     if isinstance(x, torch.Tensor): return x.as_subclass(torch.Tensor).detach()
-    raise WrnbError(f"{name} is a {type(x).__name__}, not an image: give a tensor, an array or a Pillow picture")
+    raise WrnbError(f"{name} is of type {type(x).__name__}, not an image: give a tensor, array or Pillow picture")
 
 # %% ../nbs/03b_images.ipynb #0420f176
 def _channels_first(x, name):
@@ -94,9 +94,9 @@ def _class_number(y, name, classes):
     if isinstance(y, str): return _looked_up(y, name, classes)
     v = np.asarray(y.detach().cpu() if isinstance(y, torch.Tensor) else y)
     if v.dtype.kind == "U" and v.size == 1: return _looked_up(v.item(), name, classes)
-    if v.dtype.kind not in "buif" or not v.size: raise WrnbError(f"{name} has the label {y!r:.60}: give the number of a class")
+    if v.dtype.kind not in "buif" or not v.size: raise WrnbError(f"{name} has the label {y!r:.60}: give a class's number")
     if v.size > 1: return _one_hot(v, name, classes)
-    if v.dtype.kind == "f": raise WrnbError(f"{name} has the label {v.item()}, a float: give the number of a class as an integer")
+    if v.dtype.kind == "f": raise WrnbError(f"{name} has the label {v.item()}, a float: give a class's number, an integer")
     number = int(v.item())
     if number >= 0 and (classes is None or number < len(classes)): return number
     known = f"{len(classes)} classes" if classes else "classes"
@@ -105,7 +105,7 @@ def _class_number(y, name, classes):
 # %% ../nbs/03b_images.ipynb #3ad8124b
 def _looked_up(y, name, classes):
     "The place of a label's name in the list of classes"
-    if classes is None: raise WrnbError(f"{name} has the label {y!r}: give the dataset a list `classes` to look it up in")
+    if classes is None: raise WrnbError(f"{name} has the label {y!r}: give the dataset a list `classes` with that name")
     if y in classes: return classes.index(y)
     raise WrnbError(f"{name} has the label {y!r}, which is not one of the classes {_some(classes)}")
 
@@ -119,7 +119,7 @@ def _one_hot(v, name, classes):
     v = v.reshape(-1)
     fits = len(v) == len(classes) if classes else len(v) > 2
     if fits and (v == 1).sum() == 1 and (v == 0).sum() == len(v) - 1: return int(v.argmax())
-    raise WrnbError(f"{name} has a label of {len(v)} numbers that are not one-hot: a classifier needs one class per image")
+    raise WrnbError(f"{name} has a label of {len(v)} numbers, not one-hot: a classifier needs one class per image")
 
 # %% ../nbs/03b_images.ipynb #8f5b68ce
 _IMAGE_KEYS = "image", "img", "pixel_values"
@@ -130,14 +130,15 @@ def _value(item, keys, name):
     "The value of the only one of `keys` that a dict has"
     own = [k for k in keys if k in item]
     if len(own) == 1: return item[own[0]]
-    lacks = "none" if not own else "more than one"
-    raise WrnbError(f"{name} has the keys {', '.join(map(str, item))}, {lacks} of {', '.join(keys)}: give pairs (image, label)")
+    lacks = "more than one" if own else "none"
+    has = f"{name} has the keys {_some(list(map(str, item)))}"
+    raise WrnbError(f"{has}, {lacks} of {', '.join(keys)}: give pairs (image, label)")
 
 def _image_and_label(item, name):
     "The two parts of an item: of a dict by their keys, or else the first two"
     if isinstance(item, Mapping): return _value(item, _IMAGE_KEYS, name), _value(item, _LABEL_KEYS, name)
     if isinstance(item, (tuple, list)) and len(item) > 1: return item[:2]
-    raise WrnbError(f"{name} is a {type(item).__name__}, not a pair (image, label): let the dataset give pairs")
+    raise WrnbError(f"{name} is of type {type(item).__name__}, not a pair (image, label): let the dataset give pairs")
 
 # %% ../nbs/03b_images.ipynb #325697fa
 def _texts(values, name):
@@ -158,12 +159,17 @@ def _check_names(folder, names):
 def _own_ids(ds):
     "The names of a dataset's images, or None"
     own = _texts(getattr(ds, "ids", None), "ids")
-    if own is None and isinstance(ds, Subset) and (whole := _own_ids(ds.dataset)): own = [whole[int(i)] for i in ds.indices]
-    if own is None and isinstance(ds, ConcatDataset):
-        parts = [_own_ids(d) for d in ds.datasets]
-        own = None if None in parts else list(chain(*parts))
-    if own is not None and len(own) != len(ds): raise WrnbError(f"the dataset has {len(own)} ids for {len(ds)} images: give one per image")
-    return own
+    if own is None: return _ids_of_parts(ds)
+    if len(own) == len(ds): return own
+    raise WrnbError(f"the dataset has {len(own)} ids for {len(ds)} images: give one per image")
+
+def _ids_of_parts(ds):
+    "The names of the images of datasets in one, or of the one of which `ds` is a part; None if they have none"
+    if isinstance(ds, Subset):
+        whole = _own_ids(ds.dataset)
+        return whole and [whole[int(i)] for i in ds.indices]
+    parts = [_own_ids(d) for d in ds.datasets] if isinstance(ds, ConcatDataset) else [None]
+    return None if None in parts else list(chain(*parts))
 
 def ids_of(
     ds, # any map-style dataset
@@ -188,17 +194,21 @@ def _names_of_classes(ds):
     named = [features[k] for k in _LABEL_KEYS if k in features] if isinstance(features, Mapping) else []
     return getattr(named[0], "names", None) if len(named) == 1 else getattr(ds, "class_to_idx", None)
 
-# %% ../nbs/03b_images.ipynb #8c3e2a52
+# %% ../nbs/03b_images.ipynb #59bf104e
+def _classes_of_parts(ds):
+    "The classes of datasets in one, or of the one of which `ds` is a part; None if they have none"
+    if isinstance(ds, Subset): return classes_of(ds.dataset)
+    if not isinstance(ds, ConcatDataset): return None
+    first, *others = [classes_of(d) for d in ds.datasets]
+    if all(own == first for own in others): return first
+    raise WrnbError("the parts of the ConcatDataset have different classes: give them the same list")
+
 def classes_of(
     ds, # any map-style dataset
 )->list: # class names in the order of the labels, or None if they are unknown
     "Names of a dataset's classes: of a list, an array, a dict of numbers, or counted if it only says how many"
     own = _names_of_classes(ds)
-    if own is None and isinstance(ds, Subset): return classes_of(ds.dataset)
-    if own is None and isinstance(ds, ConcatDataset):
-        first, *others = [classes_of(d) for d in ds.datasets]
-        if all(o == first for o in others): return first
-        raise WrnbError("the parts of the ConcatDataset have different classes: give them the same list")
+    if own is None: return _classes_of_parts(ds)
     if isinstance(own, Integral): own = range(own)
     if isinstance(own, Mapping): own = _in_order(own)
     if isinstance(own, (list, tuple)): own = [v[0] if isinstance(v, (list, tuple)) else v for v in own]  # synonyms
@@ -208,20 +218,21 @@ def classes_of(
 def _not_a_dataset(ds):
     "What `ds` is and what to give instead, if it is not a map-style dataset; else None"
     if isinstance(ds, (str, os.PathLike)): return "is a path: give load_data(path)[0] or folder_set(path, 'train')"
-    if isinstance(ds, (DataLoader, FastaiLoader)): return "gives batches, not images: give its dataset, for example loader.dataset"
+    if isinstance(ds, (DataLoader, FastaiLoader)): return "gives batches, not images: give its dataset, as in loader.dataset"
     if isinstance(ds, DataLoaders): return "gives batches, not images: give the Learner or dls.train_ds"
-    if isinstance(ds, Mapping): return f"has the parts {_some(list(map(str, ds)))}: give one of them, for example ds['train']"
-    if isinstance(ds, (torch.Tensor, np.ndarray)) or hasattr(ds, "iloc"): return "has no labels: give TensorDataset(x, y)"
-    first = ds[0] if isinstance(ds, (tuple, list)) and ds else None
-    if isinstance(first, (torch.Tensor, np.ndarray)): return "is not a list of pairs: give TensorDataset(x, y) instead of (x, y)"
+    if isinstance(ds, Mapping): return f"has parts ({_some(list(map(str, ds)))}): give one, for example ds['train']"
+    if _is_array(ds): return "has no labels: give TensorDataset(x, y)"
+    if isinstance(ds, (tuple, list)) and ds and _is_array(ds[0]): return "is not a list of pairs: give TensorDataset(x, y)"
     if isinstance(ds, IterableDataset) or not (hasattr(ds, "__len__") and hasattr(ds, "__getitem__")):
         return "cannot be asked for one image by its number: give a map-style dataset, for example list(ds)"
+
+def _is_array(v): return isinstance(v, (torch.Tensor, np.ndarray)) or hasattr(v, "iloc")
 
 # %% ../nbs/03b_images.ipynb #af6020cc
 def _check_dataset(ds):
     "Raise `WrnbError` with the way out unless `ds` is a map-style dataset with images"
     wrong = _not_a_dataset(ds)
-    if wrong: raise WrnbError(f"a {type(ds).__name__} {wrong}")
+    if wrong: raise WrnbError(f"this {type(ds).__name__} {wrong}")
     if not len(ds): raise WrnbError("there are no images: give a dataset ds= that is not empty")
 
 # %% ../nbs/03b_images.ipynb #67e921ab
@@ -265,9 +276,10 @@ def _name(self:Images, i): return f"image {self.ids[i]}"
 @patch
 def _item(self:Images, item, i):
     "Image `i` as (pixels, class number)"
-    x, y = _image_and_label(item, self._name(i))
-    number = _class_number(y, self._name(i), self.own_classes)
-    return _pixels(x, self._name(i)), self.order[number] if self.order else number
+    name = self._name(i)
+    x, y = _image_and_label(item, name)
+    pixels, number = _pixels(x, name), _class_number(y, name, self.own_classes)
+    return pixels, self.order[number] if self.order else number
 
 @patch
 def take(self:Images,
@@ -287,6 +299,6 @@ def _check_sizes(xs, names):
 def as_images(
     ds, # any map-style dataset
 )->Dataset: # itself, if its items are pixels and class numbers already
-    "A dataset of (pixels in [0,1], class number) with `ids` and `classes`. Raise `WrnbError` if `ds` is not a dataset or is empty"
+    "A dataset of (pixels in [0,1], class number) with `ids` and `classes`. Raise `WrnbError` if `ds` is none, or empty"
     _check_dataset(ds)
     return ds if isinstance(ds, Images) else Images(ds)

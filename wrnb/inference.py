@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'check_outputs', 'check_classifier', 'check_precision', 'InferenceModel', 'logits_of']
 
-# %% ../nbs/07_inference.ipynb #b80484f0
+# %% ../nbs/07_inference.ipynb #4f8134cb
 from collections import Counter
 import copy
 from functools import partial
@@ -23,7 +23,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from .core import WrnbError, check_choice, check_pixels, progress
-from .data import batches, class_order
+from .images import as_images
+from .image_sets import batches
+from .learners import class_order
 from .models import as_model, check_logits, logits_in, untouched
 
 # %% ../nbs/07_inference.ipynb #81202792
@@ -78,31 +80,22 @@ def check_outputs(
             warnings.warn("the model takes one channel and the images are coloured: it sees their red alone")
     return logits.cpu()
 
-# %% ../nbs/07_inference.ipynb #1b5ffa2c
-def _check_labels(labels, n_outputs):
-    "Raise `WrnbError` unless labels are class numbers that the model has outputs for"
-    if labels.is_floating_point() and (labels != labels.round()).any():
-        raise WrnbError(f"label {labels[0]:g} is no class number: a classifier needs one class per image")
-    outside = labels[(labels < 0) | (labels >= n_outputs)]
-    if len(outside):
-        raise WrnbError(f"label {outside[0]:g} is outside the model's {n_outputs} outputs: "
-                        "give model= a classifier for these classes, or correct the labels")
-
+# %% ../nbs/07_inference.ipynb #85d3a568
 def check_classifier(
     model, # takes pixels in [0,1], or a fastai `Learner`; left as it is
     ds, # the dataset that it is to classify
     device:torch.device="cpu", # where to try
 ):
     "`check_outputs` on eight images of a dataset; raise `WrnbError` also if labels or classes don't fit"
-    if not len(ds): raise WrnbError("the dataset has no images: give ds= some")
+    ds = as_images(ds)
     places = np.unique(np.linspace(0, len(ds)-1, 8).round()).astype(int).tolist()
     x, y = next(iter(batches(ds, [places])))
-    names = getattr(ds, "classes", None)
-    n_classes = len(names) if hasattr(names, "__len__") else names
-    logits = check_outputs(model, n_classes, x, device)
-    _check_labels(torch.as_tensor(y), logits.shape[1])
+    logits = check_outputs(model, ds.classes and len(ds.classes), x, device)
+    if y.max() >= logits.shape[1]:
+        raise WrnbError(f"label {y.max()} is outside the model's {logits.shape[1]} outputs: "
+                        "give model= a classifier for these classes, or correct the labels")
     known = as_model(model).classes
-    if known and n_classes and class_order(known, [*map(str, names)], "the model") != [*range(n_classes)]:
+    if known and ds.classes and class_order(known, ds.classes, "the model") != [*range(len(known))]:
         raise WrnbError(f"the model's classes are {', '.join(known)}, and the data's are in another order: "
                         "load the model with classes= those of the data, or use match_classes")
 
@@ -164,12 +157,12 @@ def _pairs(trace, made_by, norms):
         if id(x) in made_by and id(running_mean) in owner and trace.once(running_mean):
             yield made_by[id(x)], owner[id(running_mean)]
 
-# %% ../nbs/07_inference.ipynb #8c04b0db
+# %% ../nbs/07_inference.ipynb #479933b4
 def _multiply_in(conv, norm):
     "Make the convolution do the batch norm's work too, and the batch norm nothing"
+    statistics = dict(bn_rm=norm.running_mean, bn_rv=norm.running_var, bn_eps=norm.eps)
     conv.weight, conv.bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias,
-        norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias)
+        conv.weight, conv.bias, bn_w=norm.weight, bn_b=norm.bias, **statistics)
     norm.forward = nn.Identity().forward
 
 def _fold(net, x):
@@ -274,7 +267,7 @@ def _ask_original(self:InferenceModel, x):
     with untouched(self.original), torch.no_grad(), self.autocast():
         return logits_in(self.original.to(self.device)(x)).float()
 
-# %% ../nbs/07_inference.ipynb #b58e0604
+# %% ../nbs/07_inference.ipynb #02b3db48
 def logits_of(
     model:nn.Module, # takes pixels in [0,1], or a fastai `Learner`
     ds, # map-style dataset of (pixels, label)
@@ -284,7 +277,7 @@ def logits_of(
     label:str="predicting", # on the progress bar
 )->torch.Tensor: # float32, [N, classes], on the CPU
     "A model's logits for every image of a dataset; raise `WrnbError` if one is not finite"
-    ids = [str(i) for i in getattr(ds, "ids", range(len(ds)))]
+    ds = as_images(ds)
     places = torch.arange(len(ds)).split(batch_size)
     read = batches(ds, [idxs.tolist() for idxs in places], workers)
     out = []
@@ -292,5 +285,5 @@ def logits_of(
         net = as_model(model).to(device)
         for idxs, (x, _) in zip(places, progress(read, label, len(places))):
             answer = _answer(net, x.to(device, memory_format=torch.channels_last))
-            out.append(check_logits(answer, ids=[ids[i] for i in idxs]).float().cpu())
+            out.append(check_logits(answer, ids=[ds.ids[i] for i in idxs]).float().cpu())
     return torch.cat(out)

@@ -37,7 +37,7 @@ def class_order(
     wanted:list, # class names on the other side; None if it has none
     whose:str, # what has `names`, for the message: "the checkpoint", "the corrupted set"
 )->list: # for each of `wanted`, its place in `names`
-    "The place of each wanted class on the other side. Raise `WrnbError` unless the names are the same; warn if one side has none"
+    "The place of each wanted class on the other side. Raise `WrnbError` unless the names are the same"
     names, wanted = _texts(names, "classes"), _texts(wanted, "classes")
     in_order = list(range(len(names or wanted or ())))
     if names == wanted: return in_order
@@ -51,7 +51,7 @@ def class_order(
         own, others = _differing(names, wanted)
         raise WrnbError(f"{whose} has the classes {own}; the data {others}: rename one side so that both agree")
     place = {name: i for i, name in enumerate(names)}
-    if len(place) < len(names): raise WrnbError(f"{whose} has two classes of one name, in another order than the data: rename them")
+    if len(place) < len(names): raise WrnbError(f"{whose} has two classes of one name, and another order: rename them")
     return [place[name] for name in wanted]
 
 # %% ../nbs/03e_learners.ipynb #bd033f35
@@ -68,7 +68,8 @@ def validation_transforms(
     fs = [t for t in _transforms(dls, "after_batch") if t.split_idx in (None, 1)]
     kinds = [type(t).__name__ for t in fs]
     if "Normalize" in kinds[:-1] and kinds[-1] != "Normalize":
-        raise WrnbError(f"the Learner's {kinds[-1]} comes after Normalize, which moves into the model: give it an order below 99")
+        late = f"the Learner's {kinds[-1]} comes after Normalize, which moves into the model"
+        raise WrnbError(f"{late}: give it an order below 99")
     return [t for t in fs if type(t).__name__ != "Normalize"]
 
 def _transforms(dls, when):
@@ -137,7 +138,7 @@ def images_of(
     ds:Dataset=None, # images given by the user; None takes the Learner's
     split:str="train", # "train" or "valid": which of the Learner's images
 )->Dataset: # items are (pixels in [0,1], class number); it has `ids`, and `classes` or None
-    "The images given, or else the Learner's. Raise `WrnbError` if there are neither, none, or of other classes than the Learner's"
+    "The images given, or else the Learner's. Raise `WrnbError` if there are none, or if the classes differ"
     if ds is None: return _own_images(model, split)
     ds, names = as_images(ds), _vocab(model.dls) if hasattr(model, "dls") else None
     return ds if names is None else _as_numbered(ds, names)

@@ -5,8 +5,9 @@
 # %% auto #0
 __all__ = ['wrong_under', 'Clean', 'measured', 'fitted']
 
-# %% ../nbs/13_measurement.ipynb #8e04f290
+# %% ../nbs/13_measurement.ipynb #b7a3905c
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
@@ -16,10 +17,13 @@ import torch
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
-from .core import WrnbError, wilson
+from .core import WrnbError, plain_number, wilson
 from .runs import COLUMNS
-from .data import as_images, batches
+from .images import Images, as_images, classes_of
+from .image_sets import batches
+from .learners import class_order
 from .models import as_model, check_logits, logits_in, untouched
+from .pretrained import warn_if_chance
 from .inference import InferenceModel
 from .attacks import Attack, AutoAttack, worst_case
 
@@ -28,19 +32,22 @@ def _in_order(n, batch_size):
     "The numbers from 0 to n-1, one list per batch"
     return [list(range(first, min(first+batch_size, n))) for first in range(0, n, batch_size)]
 
-# %% ../nbs/13_measurement.ipynb #b6b8f621
+# %% ../nbs/13_measurement.ipynb #f87560ad
 @torch.inference_mode()
 def _is_wrong(model, x, y, name, ids=None):
     "Which images of a batch the model gets wrong, bool [N], numpy"
     out = model(x.contiguous(memory_format=torch.channels_last))
     try: logits = check_logits(out, ids=ids)
     except WrnbError as e: raise WrnbError(f"{name}: {e}") from None
-    outside = (y >= logits.shape[1]).nonzero().flatten().tolist()
-    if outside:
-        label, image = y[outside[0]].item(), ids[outside[0]] if ids else f"image {outside[0]}"
-        raise WrnbError(f"{image} has label {label}, and {name} has {logits.shape[1]} outputs: "
-                        "give a model of these classes")
+    _check_labels(y, logits.shape[1], name, ids)
     return (logits.argmax(1) != y).cpu().numpy()
+
+def _check_labels(y, n, name, ids=None):
+    "Raise `WrnbError` if an image is of a class that a model of n outputs does not have"
+    outside = (y >= n).nonzero().flatten().tolist()
+    if not outside: return
+    image = ids[outside[0]] if ids else f"image {outside[0]}"
+    raise WrnbError(f"{image} has label {y[outside[0]]}, and {name} has {n} outputs: give a model of these classes")
 
 # %% ../nbs/13_measurement.ipynb #067b8e5b
 def _ask(p, models, ds, attacked, seed, batch_size, workers, device):
@@ -177,7 +184,7 @@ def white_box_rows(
     worst = SimpleNamespace(name="worst_case", family="white_box", severity=kinds[0].severity)
     return [*rows, measured(worst_case(wrong).numpy(), "test", name, worst)]
 
-# %% ../nbs/13_measurement.ipynb #51ad3295
+# %% ../nbs/13_measurement.ipynb #fe27bbe2
 def warn_if_flat(
     panel:Panel, # the models
     ds:Dataset, # images
@@ -197,6 +204,7 @@ def _flat_share(model, x, y, name):
     with torch.enable_grad(): logits = logits_in(model(x))
     if not logits.requires_grad:
         raise WrnbError(f"{name} gives no gradient, which attacks need: measure it without attacks")
+    _check_labels(y, logits.shape[1], name)
     loss = F.cross_entropy(logits, y, reduction="sum")
     grad, = torch.autograd.grad(loss, x, allow_unused=True, materialize_grads=True)
     return (grad.flatten(1) == 0).all(1).float().mean().item()
@@ -250,3 +258,43 @@ def mean_error(
 )->pd.DataFrame: # per group: error, low, high, n, cells
     "Mean error over each group's rows, with a 95 % interval"
     return weighted_error(t.assign(weight=1/t.groupby(by).n.transform("size")), "error", by)
+
+# %% ../nbs/13_measurement.ipynb #d52d65ec
+def as_tuple(
+    values, # several values, or one
+)->tuple:
+    "Different values in the order given, scalars of NumPy and torch as Python's own"
+    values = plain_number(values)
+    if isinstance(values, str) or not isinstance(values, Iterable): values = (values,)
+    return tuple(dict.fromkeys(map(plain_number, values)))
+
+# %% ../nbs/13_measurement.ipynb #f5939d0f
+def numbered_as(
+    ds:Dataset, # images
+    classes:list, # the class names to count through; None: they are not known
+    whose:str, # the images, for messages
+)->Dataset:
+    "The images with labels that count through these classes; raises `WrnbError` if their own have other names"
+    own = classes_of(ds)
+    if not own or not classes or own == classes: return ds
+    order = class_order(classes, own, f"the data that {whose} goes with")
+    return Images(ds, order, classes)
+
+# %% ../nbs/13_measurement.ipynb #f447fe55
+def count_classes(
+    net:torch.nn.Module, # a classifier of the images
+    ds:Dataset, # images
+    device:torch.device="cpu", # where the classifier is
+)->int:
+    "The number of classes: of the images' names, or, if they have none, of the classifier's outputs"
+    if classes_of(ds): return len(classes_of(ds))
+    with torch.inference_mode(): return logits_in(net(ds[0][0][None].to(device))).shape[1]
+
+def warn_of_chance(
+    table:pd.DataFrame, # rows
+    models:dict, # name -> model
+    n_classes:int, # of the images
+):
+    "Warn of models whose clean error on the test images is near that of guessing"
+    clean = table[(table.family == "clean") & (table.subset == "test") & table.model.isin(list(models))]
+    for r in clean.itertuples(): warn_if_chance(r.error, n_classes, models[r.model], r.n)

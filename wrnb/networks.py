@@ -5,19 +5,14 @@
 # %% auto #0
 __all__ = ['MODELS']
 
-# %% ../nbs/04_networks.ipynb #eb8d93f5
+# %% ../nbs/04_networks.ipynb #4196aaf3
 from functools import partial
-from pathlib import Path
-import re
-import warnings
 
 from torch import nn
 from torch.nn import functional as F
 from torchvision.models.densenet import DenseNet
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.models.vgg import cfgs, make_layers
-
-from .core import WrnbError
 
 # %% ../nbs/04_networks.ipynb #3705a5f5
 def _he(m):
@@ -199,90 +194,3 @@ MODELS = dict(
     vgg16=vgg16,
     digits_net=digits_net,
 )
-
-# %% ../nbs/04_networks.ipynb #4ad16bb3
-_SYNONYMS = (("stage_", "layer"), ("conv_", "conv"), ("bn_", "bn"), ("shortcut.", "downsample."),
-             ("linear.", "fc."), ("fc.", "linear."))
-_NO_LAYER = re.compile(r"(^|\.)(total_ops|total_params|n_averaged)$"  # a profiler's, an averaged model's
-                       r"|^(AuxLogits|aux\d)\."  # heads that only help while training
-                       r"|^(criterion|loss\w*|\w+_loss|\w*metrics?)\.")  # a loss with weights of its own
-
-# %% ../nbs/04_networks.ipynb #2159b732
-def _our_name(name, want):
-    "The name as our network has it, if it has it under another one"
-    for theirs, ours in _SYNONYMS:
-        if name in want: break
-        name = name.replace(theirs, ours)
-    return name
-
-def _below(state, prefix, want):
-    "The part of the file under a prefix, with our names if we have them, theirs if not"
-    part = {k[len(prefix):]: v for k, v in state.items() if k.startswith(prefix)}
-    named = {k: _our_name(k, want) for k in part}
-    return {named[k] if named[k] in want else k: v for k, v in part.items()}
-
-# %% ../nbs/04_networks.ipynb #1a02e71b
-def _needed(want): return {k for k in want if not k.endswith("num_batches_tracked")}
-
-def _prefixes(state, want):
-    "How many of the names that we need does the file have, under each prefix?"
-    starts = {""} | {k[:i+1] for k in state for i, c in enumerate(k) if c == "."}
-    return {p: len(_needed(want) & _below(state, p, want).keys()) for p in sorted(starts)}
-
-def _prefix(state, want, path):
-    "The prefix under which the file has the network; raise `WrnbError` if it has it more than once"
-    counts = _prefixes(state, want)
-    fits = [p for p, n in counts.items() if n == len(_needed(want))] or [max(counts, key=counts.get)]
-    first = [p for p in fits if not re.search("ema|teacher|average|momentum", p)] or fits
-    if len(first) > 1: raise WrnbError(f"{path} holds {', '.join(first)}: save the one that you mean alone")
-    if len(fits) > 1: warnings.warn(f"{path}: {first[0]} is loaded, {', '.join({*fits} - {*first})} is not")
-    return first[0]
-
-# %% ../nbs/04_networks.ipynb #7ff0bfcc
-_OTHER = "give model= another name or file"
-
-def first_of(names):
-    "Names for a message: all, or the first ones of many"
-    text = ", ".join(map(str, names))
-    return text if len(text) < 100 else text[:97] + "..."
-
-def _check_names(want, state, path):
-    "Raise `WrnbError` unless the file has the names of the network and no others"
-    missing = [k for k in want if k not in state]
-    if missing:
-        raise WrnbError(f"{path} has no {missing[0]} but {first_of(state)}: "
-                        f"it is not a checkpoint of this architecture, {_OTHER}")
-    more = [k for k in state if k not in want]
-    if more: raise WrnbError(f"{path} has {more[0]}, which this architecture lacks: {_OTHER}")
-
-# %% ../nbs/04_networks.ipynb #91060618
-def check_shapes(
-    state:dict, # tensors of a file, by our names
-    want:dict, # the network's own
-    path:Path, # of the file, for messages
-):
-    "Raise `WrnbError` unless the file's tensors have the shapes of the network's"
-    shapes = {k: (tuple(state[k].shape), tuple(want[k].shape)) for k in want}
-    differ = {k: pair for k, pair in shapes.items() if pair[0] != pair[1]}
-    if not differ: return
-    name, (theirs, ours) = next(iter(differ.items()))
-    outputs = {(a[:1], b[:1]) for a, b in differ.values()}
-    if len(outputs) == 1 and all(a[1:] == b[1:] for a, b in differ.values()):
-        raise WrnbError(f"{path} has {theirs[0]} outputs and the data {ours[0]} classes: "
-                        "give a checkpoint trained on these classes, or its own data")
-    raise WrnbError(f"{path}: {name} is {list(theirs)} there and {list(ours)} in this architecture: {_OTHER}")
-
-# %% ../nbs/04_networks.ipynb #7185e187
-def by_our_names(
-    state:dict, # names and tensors of a file
-    want:dict, # the network's own
-    path:Path, # of the file, for messages
-)->tuple: # the tensors by our names, and those beside the network
-    "A file's tensors by the names of the network; raise `WrnbError` if it is another network's"
-    prefix = "" if _needed(want) <= state.keys() else _prefix(state, want, path)
-    counters = {k: v for k, v in want.items() if k not in _needed(want)}
-    ours = {k: v for k, v in _below(state, prefix, want).items() if k in want or not _NO_LAYER.search(k)}
-    ours = counters | ours
-    _check_names(want, ours, path)
-    beside = {k: v for k, v in state.items() if not k.startswith(prefix) and not _NO_LAYER.search(k)}
-    return ours, beside

@@ -31,9 +31,9 @@ def _guessed_white(v, low, high):
 
 def _grey(im, name):
     "8-bit grey from a picture of integers beyond 8 bits or of floats; `name` is for the message"
-    v, white = np.asarray(im), _white(im)
+    v = np.asarray(im)
     low, high = v.min(), v.max()
-    if not white: white = _guessed_white(v, low, high)
+    white = _white(im) or _guessed_white(v, low, high)
     if not white or low < 0:
         unknown = f"{name} holds levels from {low:.6g} to {high:.6g}, and nothing says which is white"
         raise WrnbError(f"{unknown}: save it with 8 or 16 bits, or as floats in [0,1]")
@@ -42,9 +42,8 @@ def _grey(im, name):
     return Image.fromarray(v.clip(0, 255).astype(np.uint8))
 
 # %% ../nbs/03a_pictures.ipynb #942a0461
-_UPRIGHT = dict(zip(range(2, 9), (  # what to do with each orientation that EXIF knows
-    Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM, Image.Transpose.TRANSPOSE,
-    Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE, Image.Transpose.ROTATE_90)))
+_TURNS = "FLIP_LEFT_RIGHT ROTATE_180 FLIP_TOP_BOTTOM TRANSPOSE ROTATE_270 TRANSVERSE ROTATE_90".split()
+_UPRIGHT = {k: Image.Transpose[turn] for k, turn in enumerate(_TURNS, 2)}  # what to do with EXIF's orientation k
 
 def _on_white(im):
     "A picture with transparency, on white ground"

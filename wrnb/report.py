@@ -30,15 +30,11 @@ def _listed(lines):
     items = "".join(f"<li>{html.escape(line)}</li>" for line in lines)
     return f"<ul>{items}</ul>"
 
-# %% ../nbs/19_report.ipynb #7424f98f
+# %% ../nbs/19_report.ipynb #354ba849
 def _table(df, digits=1, **options):
     "A table as HTML"
     df = df.rename_axis(None).rename_axis(None, axis=1).round(digits)
     return f'<div class="wide">{df.to_html(border=0, escape=True, na_rep="", **options)}</div>'
-
-def _words(df, axis=0):
-    "The same table, without underscores in the names of its rows (axis 0) or columns (axis 1)"
-    return df.rename(lambda name: str(name).replace("_", " "), axis=axis)
 
 # %% ../nbs/19_report.ipynb #226cf578
 def _figure(run, name, fig, alt):
@@ -49,13 +45,14 @@ def _figure(run, name, fig, alt):
     image = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
     return f'<div class="wide">{image}</div>'
 
-# %% ../nbs/19_report.ipynb #29f3c66e
+# %% ../nbs/19_report.ipynb #09eeb735
 def _images_used(loop):
     "The data set, how many images of it, and whether they are all"
     train, test = (len(ds) for ds in loop.data)
     part = " (a part, --limit)" if loop.setup.limit else ""
     test_part = " (a part, --test-limit)" if loop.setup.test_limit else ""
-    return f"{loop.setup.data}: {train} training images{part}, {test} test images{test_part}"
+    drawn = " drawn from them" if loop.setup.test_share else ""
+    return f"{loop.setup.data}: {train} training images{part}, {test} test images{drawn}{test_part}"
 
 def _neighbors_drawn(options):
     "How many neighbours the images had, and of what kind"
@@ -65,16 +62,21 @@ def _neighbors_drawn(options):
 
 def _model_name(loop):
     "The model as you named it, without the folder that its checkpoint is in"
-    model = loop.setup.model
-    return Path(model).name if "@" in model else model
+    name, at, path = loop.setup.model.partition("@")
+    return name + at + Path(path).name
 
-# %% ../nbs/19_report.ipynb #3a8215d1
+def _normalisation(setup):
+    "Mean and standard deviation, if you gave any"
+    given = {name: getattr(setup, name) for name in ("mean", "std") if getattr(setup, name)}
+    return "".join(f", {name} {value}" for name, value in given.items())
+
+# %% ../nbs/19_report.ipynb #7e7be6cc
 def _what_was_run(loop):
     "The first section: data, model, options and versions"
     first, scored = loop.run.config["stages"]["setup"], loop.run.options("score")
     rows = dict(
         data=_images_used(loop),
-        model=f"{_model_name(loop)}, weights {scored.get('model', '')}",
+        model=f"{_model_name(loop)}, weights {scored.get('model', '')}{_normalisation(loop.setup)}",
         seed=loop.setup.seed,
         neighbours=_neighbors_drawn(scored),
         device=first["device"],
@@ -83,26 +85,25 @@ def _what_was_run(loop):
     )
     return _table(pd.Series(rows).to_frame(), header=False, classes="words")
 
-# %% ../nbs/19_report.ipynb #fc5ab06d
+# %% ../nbs/19_report.ipynb #542fb055
 def _by_corruption(evaluation):
     "Each corruption's error"
     return _paragraph("Each corruption, mean over severities:") + _table(evaluation.by_corruption())
 
 def _intervals(evaluation):
     "The corruption error with its interval, n and source, in percent"
-    t = evaluation.corruption_error()
-    percent = t.assign(**{c: 100*t[c] for c in ("error", "low", "high")})
     what = "Corruption error, plain mean over the corruptions and severities (cells),"
-    return _paragraph(what, "with its 95 % interval:") + _table(percent)
+    return _paragraph(what, "with its 95 % interval:") + _table(evaluation.intervals())
 
 def _attacks(evaluation):
     "Each attack and radius by itself, if any was measured"
     if not (evaluation.table.family == "white_box").any(): return ""
     text = ("<p>Each attack: <em>white box</em> attacks the model itself, <em>transfer</em> the base; "
             "the worst case is taken image by image.</p>")
-    return text + _table(_words(evaluation.attacks(), axis=1), index=False)
+    table = evaluation.attacks().rename(columns=lambda name: name.replace("_", " "))
+    return text + _table(table, index=False)
 
-# %% ../nbs/19_report.ipynb #c5ae2ef2
+# %% ../nbs/19_report.ipynb #e3670594
 def _before_after(loop, evaluation):
     "The section on the errors of every model on the test images"
     n = evaluation.table.n.max()
@@ -110,7 +111,7 @@ def _before_after(loop, evaluation):
     alt = "Errors of every model, clean, under each family of corruptions and under attack"
     return "".join([
         _paragraph(f"Errors in percent on {n} test images; {fair}."),
-        _table(_words(evaluation.summary().T)),
+        _table(evaluation.percent()),
         _figure(loop.run, "evaluation", evaluation.plot(), alt),
         _by_corruption(evaluation),
         _intervals(evaluation),
@@ -123,15 +124,18 @@ def _on_disk(folder):
     n, what = evaluation.table.n.max(), f"{evaluation.kind}, {evaluation.source}"
     return "".join([
         _paragraph(f"Errors in percent on {n} images of each corruption and severity: {what}."),
-        _table(_words(evaluation.summary().T)),
+        _table(evaluation.percent()),
         _by_corruption(evaluation),
         _intervals(evaluation),
     ])
 
-# %% ../nbs/19_report.ipynb #cb385f78
+# %% ../nbs/19_report.ipynb #ee780466
 def _weakest(loop):
     "The section on scores and weak samples"
     run, scores = loop.run, loop.scores()
+    if not loop.has_weak:
+        return _paragraph("No image that is right when clean has a score above 0: noise of this size harms none.",
+                          "So there are no weak samples.")
     weakest, classes = scores.plot_weakest(24), scores.plot_classes(loop.weak_idxs())
     share = "Share of each class among the weak samples and among all"
     return "".join([
@@ -142,14 +146,21 @@ def _weakest(loop):
         _figure(run, "classes", classes, share),
     ])
 
-# %% ../nbs/19_report.ipynb #ab90719d
+# %% ../nbs/19_report.ipynb #86bf92c3
 def _types(rows):
     "Types of perturbations with their errors"
     named = [f"{html.escape(r['perturbation'])} ({100*r['error']:.0f} %)" for r in rows]
     return ", ".join(named) or "none"
 
+def _unguided(loop):
+    "Why there is no REVa, if nothing can guide it"
+    why = loop.unguided()
+    if not why or loop.run.done("enhance reva"): return ""
+    return _paragraph(f"REVa was not trained: {why}.")
+
 def _strengths_and_weaknesses(loop):
     "The section on what validation measured"
+    if not loop.has_weak: return _paragraph("There was nothing to validate.") + _unguided(loop)
     run, validation = loop.run, loop.validation()
     split = validation.split()
     above = f"above {100*split['threshold']:.0f} % (rule: {split['rule']})"
@@ -158,6 +169,7 @@ def _strengths_and_weaknesses(loop):
         _paragraph(f"A type is a weakness if its mean error on the weak samples is {above}."),
         f"<p><b>Weak to</b> {_types(split['weaknesses'])}.</p>",
         f"<p><b>Withstands</b> {_types(split['strengths'])}.</p>",
+        _unguided(loop),
         _figure(run, "subsets", bars, "Mean error of each type on weak, random and test images"),
         _figure(run, "heatmap", heatmap, "Error by type and severity on the weak samples"),
     ])
@@ -227,7 +239,7 @@ _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8">\
 <title>{title}</title><style>{style}</style><h1>{title}</h1>{body}</html>
 """
 
-# %% ../nbs/19_report.ipynb #1b530cdc
+# %% ../nbs/19_report.ipynb #7f6a2e68
 def _plot_style():
     "The look of the page's figures; class names are not formulas"
     colors = plt.cycler(color=sns.color_palette("colorblind"))
@@ -240,6 +252,6 @@ def report(self:Loop)->Path: # report.html
     matplotlib.use("agg")
     with plt.rc_context(_plot_style()):
         body = "".join(f"<h2>{html.escape(title)}</h2>{text}" for title, text in _sections(self))
-    title = html.escape(f"wrnb: {self.setup.data}, {Path(self.setup.model).name}")
+    title = html.escape(f"wrnb: {self.setup.data}, {_model_name(self)}")
     page = _PAGE.format(title=title, style=_STYLE, body=body)
     return write_atomic(self.run/"report.html", lambda p: p.write_text(page, encoding="utf-8"))

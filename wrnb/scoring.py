@@ -18,12 +18,14 @@ from scipy.special import betaincinv, ndtr, ndtri, rel_entr
 import torch
 from torch.utils.data import Dataset
 
-from .core import WrnbError, check_choice, check_range, first_process, pick_device, wilson
+from .core import WrnbError, check_choice, check_range, check_whole, first_process, pick_device, wilson
 from .randomness import fold_in, image_keys, normal, uniform
 from .runs import COLUMNS, Run, in_parts, own_parts, read_table, write_table
-from .data import batches, data_hash, images_of
-from .models import as_model, check_logits, weights_hash
-from .inference import InferenceModel, check_precision
+from .image_sets import batches
+from .learners import images_of
+from .data import data_hash
+from .models import as_model, check_logits, untouched, weights_hash
+from .inference import InferenceModel, check_classifier, check_precision
 
 # %% ../nbs/09_scoring.ipynb #176aab99
 NOISES = dict(uniform=lambda keys, shape: uniform(keys, shape, -1, 1), gaussian=normal)
@@ -44,14 +46,13 @@ def neighbors(
         torch.add(xb, step, out=o).clamp_(0, 1)
     return out
 
-# %% ../nbs/09_scoring.ipynb #d513c33a
 def neighbor_keys(
     x:torch.Tensor, # images, [N, 3, height, width], in [0, 1]
     n_neighbors:int, # neighbours per image
     seed:int=0, # another seed gives other neighbours
 )->torch.Tensor: # int64, [N, n_neighbors]
     "One key per image and neighbour"
-    numbers = torch.arange(n_neighbors, device=x.device)
+    numbers = torch.arange(check_whole("n_neighbors", n_neighbors, 0), device=x.device)
     return fold_in(image_keys(x, seed)[:, None], "neighbor", numbers)
 
 # %% ../nbs/09_scoring.ipynb #42195849
@@ -79,22 +80,21 @@ class _Scorer:
     workers:int=0 # processes that decode images ahead
     device:torch.device="cpu" # where to compute
 
-# %% ../nbs/09_scoring.ipynb #f95903d8
-def _check_labels(logits, y):
-    "Raise `WrnbError` if a label has no logit"
-    n = logits.shape[1]
-    if y.max() >= n or y.min() < 0:
-        raise WrnbError(f"label {int(y.max())} is outside the model's {n} outputs: correct one of them")
+    def __post_init__(self):
+        self.batch_size = check_whole("batch_size", self.batch_size, 1)
+        self.workers = check_whole("workers", self.workers, 0)
 
+# %% ../nbs/09_scoring.ipynb #f95903d8
 @patch
 def _predictions(self:_Scorer, block):
     "Predictions for the images themselves"
-    classes, preds = getattr(self.ds, "classes", None), []
+    classes, preds = self.ds.classes, []
     starts = range(0, len(block.x), self.batch_size)
     for start, x, y in zip(starts, block.x.split(self.batch_size), block.y.split(self.batch_size)):
         with torch.inference_mode(): logits = self.forward(x)
-        check_logits(logits, classes and len(classes), block.ids[start:])
-        _check_labels(logits, y)
+        n = check_logits(logits, classes and len(classes), block.ids[start:]).shape[1]
+        if not 0 <= y.min() <= y.max() < n:
+            raise WrnbError(f"label {int(y.max())} is outside the model's {n} outputs: correct one of them")
         preds.append(logits.argmax(1))
     return torch.cat(preds).cpu().numpy()
 
@@ -126,26 +126,24 @@ def _tally(ms, i, n_images):
     return dict(zip(_TALLIED, (count(), wrong, count(ms), count(ms*ms))))
 
 # %% ../nbs/09_scoring.ipynb #9f1a87ac
-def _ids(ds):
-    "The names of the images; their numbers if they have no names"
-    return getattr(ds, "ids", None) or [str(i) for i in range(len(ds))]
-
 def _score_table(ds, t, eps=None, certify=None):
     "The columns of scores.parquet from the tally of every image"
     score = t.total/t.n_neighbors
     low, high = wilson(score, t.n_neighbors)
-    t = t.assign(id=_ids(ds), clean_correct=t.pred == t.label)
+    t = t.assign(id=ds.ids, clean_correct=t.pred == t.label)
     t = t.assign(score=score, score_low=low, score_high=high)[COLUMNS["scores"]]
     if certify is None: return t
     radius = certified_radius(t.n_neighbors - t.n_wrong, t.n_neighbors, eps, certify)
     return t.assign(radius_l2=radius)
 
 # %% ../nbs/09_scoring.ipynb #57c849cb
+_BLOCK = 128  # images per block; no option, since a resumed run promises the same bytes
+
 @patch
 def _parts(self:_Scorer, lists, tally, label):
     "A tally of each list of images, saved in `folder` as soon as it is done"
     own = [lists[name] for name in own_parts(self.folder, list(lists))]
-    loader, ids = batches(self.ds, own, self.workers), _ids(self.ds)
+    loader, ids = batches(self.ds, own, self.workers), self.ds.ids
     def compute(name):
         (x, y), idxs = next(loader), lists[name]
         block = _Block(x.to(self.device).contiguous(), y.to(self.device), [ids[i] for i in idxs])
@@ -207,15 +205,16 @@ def _expected_recall(mean, n, square, chosen):
 
 # %% ../nbs/09_scoring.ipynb #86086b58
 _FAILURE = .05  # chance that any of a search's bounds fails
+_Search = namedtuple("_Search", "k first budget recall tolerance", defaults=(None, None))
 _Standing = namedtuple("_Standing", "chosen low high boundary tolerance recall")
 
-def _standing(n, total, square, first, k):
+def _standing(n, total, square, search):
     "Which images are chosen, and how sure that is"
-    mean = total/n
+    mean, k = total/n, search.k
     order = np.argsort(-mean, kind="stable")
     chosen = np.zeros(len(n), bool)
     chosen[order[:k]] = True
-    rung = np.searchsorted(_ladder(first, n.max()), n) + 1
+    rung = np.searchsorted(_ladder(search.first, n.max()), n) + 1
     low, high = kl_bounds(mean, n, np.log(2*len(n)*rung*(rung+1)/_FAILURE))
     now = _Standing(chosen, low, high, boundary=mean.min(), tolerance=0., recall=1.)
     if k == len(n): return now
@@ -223,20 +222,23 @@ def _standing(n, total, square, first, k):
                         tolerance=max(0., high[~chosen].max() - low[chosen].min()),
                         recall=_expected_recall(mean, n, square, chosen))
 
+def _ends(search, now):
+    "Has the search found what was asked for?"
+    if search.recall and now.recall >= search.recall: return True
+    return now.tolerance <= (search.tolerance or 0)
+
 # %% ../nbs/09_scoring.ipynb #5aa41634
 _ROWS = 512  # forward passes per part of a round; a round has a multiple of it
 
-def _reach(n, mean, now, narrow):
-    "How far each image's interval reaches over the boundary, from the side where its mean lies"
-    low, high = kl_bounds(mean, n, 1.5) if narrow else (now.low, now.high)
-    return np.where(now.chosen, now.boundary - low, high - now.boundary)
-
-def _climbers(n, reach, first, left, spent):
-    "Which images get more neighbours, and how many they then have; none if too few passes are `left`"
+def _climbers(n, mean, now, search, spent):
+    "Which images get more neighbours, and how many they then have; none if the budget is spent"
+    low, high = (now.low, now.high) if search.tolerance else kl_bounds(mean, n, 1.5)
+    reach = np.where(now.chosen, now.boundary - low, high - now.boundary)
     order = np.argsort(-reach, kind="stable")
-    ladder = _ladder(first, n.max())
+    ladder = _ladder(search.first, n.max())
     goal = ladder[np.searchsorted(ladder, n) + 1]
     costs = np.cumsum((goal - n)[order])
+    left = search.budget - spent
     rows = min(left, max(1, spent//24//_ROWS)*_ROWS)
     picks = np.sort(order[:max(1, (costs <= rows).sum())])
     if costs[0] > left: picks = order[:0]
@@ -256,14 +258,6 @@ def _more_neighbors(self:_Scorer, name, idxs, begin, end):
         return _tally(self._ms(block, own, q[rows[part]]), own, len(block.x))
     return self._parts(lists, tally, name)
 
-# %% ../nbs/09_scoring.ipynb #4d96d3bd
-_Search = namedtuple("_Search", "k first budget recall tolerance", defaults=(None, None))
-
-def _ends(search, now):
-    "Has the search found what was asked for?"
-    if search.recall and now.recall >= search.recall: return True
-    return now.tolerance <= (search.tolerance or 0)
-
 # %% ../nbs/09_scoring.ipynb #f33e20d1
 def _round(now, n, total, **spent):
     "A row of search.csv"
@@ -274,18 +268,18 @@ def _round(now, n, total, **spent):
 def _find_weakest(scorer, search):
     "The tally of every image after the search, and what was known at the end of each round"
     t = {name: c.to_numpy().copy() for name, c in scorer._all_images(search.first, _ROWS).items()}
-    right = np.flatnonzero(t["pred"] == t["label"])
+    rng = np.random.default_rng([scorer.seed % 2**64, 8])
+    right = rng.permutation(np.flatnonzero(t["pred"] == t["label"]))  # equals come in random order
     rounds, picks = [], t["index"]
     if search.k > len(right):
         raise WrnbError(f"top_k={search.k} is larger than the {len(right)} classified correctly: lower it")
     while True:
         n, total, square = (t[c][right] for c in ("n_neighbors", "total", "square"))
-        now = _standing(n, total, square, search.first, search.k)
+        now = _standing(n, total, square, search)
         spent = len(scorer.ds) + t["n_neighbors"].sum()
         rounds.append(_round(now, n, total, round=len(rounds), images=len(picks), forwards=spent))
         if _ends(search, now): break
-        reach = _reach(n, total/n, now, narrow=search.tolerance is None)
-        picks, goal = _climbers(n, reach, search.first, search.budget - spent, spent)
+        picks, goal = _climbers(n, total/n, now, search, spent)
         if not len(picks): break
         more = scorer._more_neighbors(f"round-{len(rounds):03d}", right[picks], n[picks], goal)
         for c in _TALLIED: np.add.at(t[c], more["index"], more[c])
@@ -320,41 +314,37 @@ class Scores:
         return f"Scores of {len(self)} images, {what}, {self.options}"
 
 # %% ../nbs/09_scoring.ipynb #540dff35
-def _check_options(eps, n_neighbors, noise, precision, certify):
-    "Raise `WrnbError` if a scoring option is out of its range"
-    check_range("eps", eps, 0, 1, above=True)
-    check_range("n_neighbors", n_neighbors, 1)
+def _options(eps, n_neighbors, noise, seed, precision):
+    "What every score depends on; raises `WrnbError` if an option is out of its range"
     check_choice("noise", noise, NOISES)
     check_precision(precision)
-    if certify is None: return
+    eps, n_neighbors = check_range("eps", eps, 0, 1, above=True), check_whole("n_neighbors", n_neighbors, 1)
+    return dict(eps=eps, n_neighbors=n_neighbors, noise=noise, seed=check_whole("seed", seed), precision=precision)
+
+def _given(**options):
+    "The options that are not None, as Python's own numbers"
+    return {name: check_range(name, v, 0) for name, v in options.items() if v is not None}
+
+def _check_certify(certify, noise, top_k):
+    "Raise `WrnbError` if no certificate can be had"
     if noise != "gaussian":
         raise WrnbError(f"certify= needs noise=gaussian, not {noise}: give that, or leave out certify=")
+    if top_k is not None:
+        raise WrnbError("certify= needs the same number of neighbours for all: leave out top_k= or certify=")
     check_range("certify", certify, .5, 1-1e-9)
 
-# %% ../nbs/09_scoring.ipynb #45ed2f91
-def _given(**options):
-    "The options that are not None"
-    return {k: v for k, v in options.items() if v is not None}
-
-def _search(n_images, n_neighbors, top_k, budget, recall, tolerance, certify):
+def _search(n_images, first, noise, top_k=None, certify=None, budget=None, **stops):
     "The search that was asked for, or None; raises `WrnbError` if an option is out of its range"
-    stops = list(_given(budget=budget, recall=recall, tolerance=tolerance))
-    if top_k is None and not stops: return None
-    if top_k is None:
-        raise WrnbError(f"{stops[0]}= ends a search: give top_k= with it, or leave it out")
-    check_range("top_k", top_k, 1, n_images)
-    if certify is not None:
-        raise WrnbError("certify= needs the same number of neighbours for all: leave out top_k= or certify=")
-    for name, value in _given(recall=recall, tolerance=tolerance).items():
-        check_range(name, value, 0, 1, above=True)
-    least = n_images*(1 + n_neighbors)
-    if budget is not None: check_range("budget", budget, least)
-    elif recall or tolerance: budget = np.inf
-    else: budget = max(51*n_images//6, least)
-    return _Search(top_k, n_neighbors, budget, recall, tolerance)
-
-# %% ../nbs/09_scoring.ipynb #d07c4e43
-_BLOCK = 128  # images per block; no option, since a resumed run promises the same bytes
+    if certify is not None: _check_certify(certify, noise, top_k)
+    for name, value in stops.items(): check_range(name, value, 0, 1, above=True)
+    least = n_images*(1 + first)
+    if budget is not None: stops["budget"] = check_whole("budget", budget, least)
+    if top_k is None and stops:
+        name = list(stops)[-1]
+        raise WrnbError(f"{name}= ends a search for the weakest: give top_k= with it, or leave it out")
+    if top_k is None: return None
+    budget = np.inf if stops else max(51*n_images//6, least)
+    return _Search(check_whole("top_k", top_k, 1, n_images), first, **dict(budget=budget) | stops)
 
 # %% ../nbs/09_scoring.ipynb #edec1e7a
 def _claim(run, options, model, ds, device):
@@ -398,18 +388,18 @@ def score_robustness(
     "Misprediction score per image, higher = weaker (arXiv 2509.19197); raises `WrnbError` on bad input"
     if n_neighbors is None: n_neighbors = 50 if top_k is None else 1
     device, ds = pick_device(device), images_of(model, ds)
-    check_range("batch_size", batch_size, 1)
-    _check_options(eps, n_neighbors, noise, precision, certify)
-    search = _search(len(ds), n_neighbors, top_k, budget, recall, tolerance, certify)
-    options = dict(eps=eps, n_neighbors=n_neighbors, noise=noise, seed=seed, precision=precision)
-    asked = dict(top_k=top_k, budget=budget, recall=recall, tolerance=tolerance, certify=certify)
-    options |= _given(**asked)
+    options = _options(eps, n_neighbors, noise, seed, precision)
+    asked = _given(top_k=top_k, budget=budget, recall=recall, tolerance=tolerance, certify=certify)
+    search = _search(len(ds), options["n_neighbors"], noise, **asked)
+    options |= asked
     run = Run(out) if out else None
-    if run and not _claim(run, options, model, ds, device): return _saved(run, ds, options)
-    forward, folder = InferenceModel(model, device, precision, compile), run and run.parts("score")
-    scorer = _Scorer(forward=forward, ds=ds, eps=eps, noise=noise, seed=seed,
-                     folder=folder, batch_size=batch_size, workers=workers, device=device)
-    if search: tally, rounds = _find_weakest(scorer, search)
-    else: tally, rounds = scorer._all_images(n_neighbors, _BLOCK), None
-    scores = Scores(_score_table(ds, tally, eps, certify), ds, options, rounds)
+    with untouched(model):
+        check_classifier(model, ds, device)
+        forward = InferenceModel(model, device, precision, compile)
+        scorer = _Scorer(forward, ds, options["eps"], noise, options["seed"], folder=run and run.parts("score"),
+                         batch_size=batch_size, workers=workers, device=device)
+        if run and not _claim(run, options, model, ds, device): return _saved(run, ds, options)
+        if search: tally, rounds = _find_weakest(scorer, search)
+        else: tally, rounds = scorer._all_images(options["n_neighbors"], _BLOCK), None
+    scores = Scores(_score_table(ds, tally, options["eps"], certify), ds, options, rounds)
     return _save(run, scores) if run else scores

@@ -17,7 +17,7 @@ from torch import nn
 import torch
 
 from .core import WrnbError, this_process
-from .data import batches
+from .image_sets import batches
 
 # %% ../nbs/07b_together.ipynb #c597c0c5
 class _MeanOfAll(torch.autograd.Function):

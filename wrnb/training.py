@@ -26,7 +26,9 @@ from .core import WrnbError, as_path, check_range, check_whole, first_process, p
 from .core import shows_progress, this_process
 from .runs import Run, write_table
 from .images import _pixels
-from .data import PixelLoader, as_images, pixel_loaders, read_image
+from .pictures import read_image
+from .images import as_images
+from .learners import PixelLoader, pixel_loaders
 from .models import as_model, save_weights, untouched
 from .inference import PRECISIONS, check_precision
 from .callbacks import (
