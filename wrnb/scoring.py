@@ -21,9 +21,7 @@ from torch.utils.data import Dataset
 from .core import WrnbError, check_choice, check_range, check_whole, first_process, pick_device, wilson
 from .randomness import fold_in, image_keys, normal, uniform
 from .runs import COLUMNS, Run, in_parts, own_parts, read_table, write_table
-from .image_sets import batches
-from .learners import images_of
-from .data import data_hash
+from .data import batches, data_hash, images_of
 from .models import as_model, check_logits, untouched, weights_hash
 from .inference import InferenceModel, check_classifier, check_precision
 
