@@ -1,4 +1,4 @@
-"""Validation, corrupted sets and the benchmark with what people really give: a right answer or one line, never a wrong figure.
+"""Validation, corrupted sets and benchmark with what people really give: a right answer or one line, never a wrong one.
 
 The classifier of most tests needs no training: its classes are ten levels of grey, and it knows them all.
 """
@@ -246,15 +246,16 @@ def test_in_memory_the_classes_are_compared_as_well():
     models = dict(a=learner(greys()), b=learner(turned, TURNED["order"]))
     assert (evaluate(models, turned, severities=(), attack_names="fgsm", eps=0, device="cpu").table.n_wrong == 0).all()
     refused(lambda: clean_error(learner(greys()), greys(classes=list("abcdefghij"))), "a, b, c")
-    warned(lambda: clean_error(learner(greys()), TensorDataset(greys().pixels(range(20)), torch.tensor(greys().labels))),
-           "class")
+    nameless = TensorDataset(greys().pixels(range(20)), torch.tensor(greys().labels))
+    warned(lambda: clean_error(learner(greys()), nameless), "class")
 
 
 def test_training_and_test_images_in_different_orders():
     turned = ImageSet(greys().items, 9 - greys().labels, TURNED["classes"], greys().ids, "turned")
     found = validate(Levels(), [0, 3], greys(), turned, [Clean()], device="cpu")
     assert found.table.n_wrong.tolist() == [0, 0, 0]
-    refused(lambda: validate(Levels(), [0], greys(), greys(classes=list("abcdefghij")), [Clean()], device="cpu"), "a, b")
+    other = greys(classes=list("abcdefghij"))
+    refused(lambda: validate(Levels(), [0], greys(), other, [Clean()], device="cpu"), "a, b")
 
 
 def test_pictures_of_another_size(official):
@@ -323,7 +324,8 @@ def test_c_bar_is_one_family(tmp_path, official):
 def test_one_model_needs_no_name():
     for model in (Levels(), learner(greys())):
         assert evaluate(model, greys(), severities=3, attack_names=(), device="cpu").models == ["model"]
-    assert evaluate(nn.ModuleDict(dict(a=Levels())), greys(), severities=(), attack_names=(), device="cpu").models == ["a"]
+    models = nn.ModuleDict(dict(a=Levels()))
+    assert evaluate(models, greys(), severities=(), attack_names=(), device="cpu").models == ["a"]
 
 
 @pytest.mark.parametrize("models, words", [
@@ -362,7 +364,8 @@ def test_one_attack_and_one_radius():
     refused(lambda: evaluate(Levels(), greys(), attack_names="ufo", device="cpu"), "ufo")
 
 
-@pytest.mark.parametrize("options", [dict(seed=np.int64(3)), dict(batch_size=np.int64(8)), dict(batch_size=8.), dict(seed=3.)])
+@pytest.mark.parametrize("options", [
+    dict(seed=np.int64(3)), dict(batch_size=np.int64(8)), dict(batch_size=8.), dict(seed=3.)])
 def test_numbers_of_any_type(options, tmp_path):
     options = dict(options, device="cpu")
     evaluate(Levels(), greys(), severities=1, attack_names=(), out=tmp_path/"a", **options)
@@ -371,15 +374,17 @@ def test_numbers_of_any_type(options, tmp_path):
 
 
 @pytest.mark.parametrize("perturbations, words", [
-    (["fog"], "'fog'"), ("fog", "'fog'"), ([Corruption], "Corruption"), ([lambda model, x, y, seed=0: x], "not a perturb"),
-    ([Clean(), Clean()], "clean of severity 0 twice"), ([], "empty")])
+    (["fog"], "'fog'"), ("fog", "'fog'"), ([Corruption], "Corruption"),
+    ([lambda model, x, y, seed=0: x], "not a perturbation"), ([Clean(), Clean()], "clean of severity 0 twice"),
+    ([], "empty")])
 def test_what_is_not_a_perturbation(perturbations, words):
     refused(lambda: validate(Levels(), [0], greys(), greys(), perturbations, device="cpu"), "perturbations=", words)
 
 
 def test_perturbations_as_any_collection():
     kinds = [Clean(), Corruption("fog", 3)]
-    tables = [validate(Levels(), [0, 1], greys(), greys(), k, device="cpu").table for k in (kinds, tuple(kinds), iter(kinds))]
+    tables = [validate(Levels(), [0, 1], greys(), greys(), k, device="cpu").table
+              for k in (kinds, tuple(kinds), iter(kinds))]
     for t in tables[1:]: pd.testing.assert_frame_equal(t, tables[0])
     assert len(validate(Levels(), [0, 1], greys(), greys(), Corruption("fog", 3), device="cpu").table) == 3
 
@@ -432,7 +437,8 @@ def test_the_callers_model_is_left_as_it_was(as_learner):
     net = Moody().train()
     net.drop.eval()
     net.conv.weight.requires_grad_(False)
-    model = Learner(pixel_loaders(greys(), greys(), bs=8, device="cpu"), net, loss_func=nn.CrossEntropyLoss()) if as_learner else net
+    dls = pixel_loaders(greys(), greys(), bs=8, device="cpu")
+    model = Learner(dls, net, loss_func=nn.CrossEntropyLoss()) if as_learner else net
     before = state(net)
     few = dict(severities=1, families="noise", attack_names=("pgd", "uap"), eps=1/255, device="cpu")
     calls = (lambda: evaluate(dict(a=model, b=net), greys(), **few), lambda: compare(model, net, test=greys(), **few),

@@ -43,8 +43,9 @@ def _hash_array(h, v):
     v = np.ascontiguousarray(v).reshape(-1)
     rows = 2**26//v.itemsize
     if len(v) <= rows: return h.update(v)
+    def digest(k): return hashlib.blake2b(v[k:k+rows]).digest()
     with ThreadPoolExecutor() as pool:
-        for digest in pool.map(lambda k: hashlib.blake2b(v[k:k+rows]).digest(), range(0, len(v), rows)): h.update(digest)
+        for part in pool.map(digest, range(0, len(v), rows)): h.update(part)
 
 def _hash_files(h, names):
     "Add the names, below their common folder, sizes and times of files"

@@ -140,7 +140,7 @@ def train_base(self:Loop,
     keep_trained(learn, self.run, "base", "base")
     self.say(_trained("base: trained", learn))
 
-# %% ../nbs/18_loop.ipynb #0d0279a7
+# %% ../nbs/18_loop.ipynb #a3f3f5e4
 @patch
 def _head_first(self:Loop):
     "The option for a new last layer; raise `WrnbError` if several processes would have to train it"
@@ -159,8 +159,8 @@ def _fit_base(self:Loop, head_epochs=0, **options):
 
 def _trained(name, learn):
     "What a training did, in a few words"
-    error = 100*learn.epoch_log[-1]["valid_error"]
-    return f"{name} {len(learn.epoch_log)} epochs, clean test error {error:.2f} %"
+    epochs, error = len(learn.epoch_log), 100*learn.epoch_log[-1]["valid_error"]
+    return f"{name} {epochs} {'epoch' if epochs == 1 else 'epochs'}, clean test error {error:.2f} %"
 
 # %% ../nbs/18_loop.ipynb #72b52f84
 @patch(as_prop=True)
@@ -209,7 +209,7 @@ def scores(self:Loop)->Scores:
                         "or choose another out=")
     return Scores(table, ds, self.run.options("score"))
 
-# %% ../nbs/18_loop.ipynb #e5da4091
+# %% ../nbs/18_loop.ipynb #7f3ee606
 _NO_SCORES = "no image that is right when clean has a score above 0"
 
 @patch(as_prop=True)
@@ -225,11 +225,11 @@ def weak(self:Loop,
 )->list: # their indices, weakest first
     "Pick the weak robust samples; leaves weak.csv"
     scores = self.scores()
+    if not self.has_weak:
+        self.say(f"weak: none, since {_NO_SCORES}")
+        return []
     if k is None: k = scores.options.get("top_k") or max(1, min(1000, len(scores)//10))
     idxs = scores.weakest(k, per_class, seed=self.setup.seed)
-    if not len(idxs):
-        self.say(f"weak: none, since {_NO_SCORES}")
-        return idxs
     done = not self.run.claim("weak", dict(k=k, per_class=per_class))
     if not done:
         if first_process(): write_table(scores.weak_table(idxs), self.run/"weak.csv")
@@ -240,12 +240,18 @@ def weak(self:Loop,
     return idxs
 
 @patch
+def _read_weak(self:Loop, name):
+    "A table about the weak samples; raise `WrnbError` if there are none"
+    missing = not (self.run/name).is_file() and (self.run/"scores.parquet").is_file()
+    if missing and not self.has_weak:
+        raise WrnbError(f"{self.run.path} has no weak samples: {_NO_SCORES}; score with a larger eps")
+    return read_table(self.run/name)
+
+@patch
 def weak_idxs(self:Loop):
     "Indices of the weak samples in the run folder; raise `WrnbError` if there is no such image"
     path, n = self.run/"weak.csv", len(self.data[0])
-    if not path.is_file() and not self.has_weak:
-        raise WrnbError(f"there are no weak samples: {_NO_SCORES}; score again with a larger eps")
-    idxs = read_table(path)["index"].to_numpy()
+    idxs = self._read_weak("weak.csv")["index"].to_numpy()
     if idxs.max() >= n:
         raise WrnbError(f"{path} names image {idxs.max()}, outside the {n} training images: "
                         "delete it and pick again")
@@ -277,14 +283,14 @@ def validate(self:Loop,
     self._tell("validate", done, f"validate: {validation.verdict()} -> {self.run/'validation.csv'}")
     return validation
 
-# %% ../nbs/18_loop.ipynb #2175d6b9
+# %% ../nbs/18_loop.ipynb #95cb90ce
 @patch
 def validation(self:Loop)->Validation:
     "What validation left in the run folder"
-    rule = read_json(self.run/"weaknesses.json").get("rule")
-    return Validation(read_table(self.run/"validation.csv"), rule, self.base, *self.data)
+    table = self._read_weak("validation.csv")
+    return Validation(table, read_json(self.run/"weaknesses.json").get("rule"), self.base, *self.data)
 
-# %% ../nbs/18_loop.ipynb #50bdd7bd
+# %% ../nbs/18_loop.ipynb #41f6374b
 _GUIDED = [*_OWN, "found", "test", "eps", "transforms"]
 
 @patch
@@ -297,8 +303,8 @@ def enhance(self:Loop,
     "Fine-tune by one strategy; leaves STRATEGY/model.safetensors and STRATEGY/log.csv"
     guide_eps = check_range("guide_eps", guide_eps, 0, 255, above=True)
     guide = self.validation() if strategy == "reva" else None
-    kwargs |= self.training | dict(eps=guide_eps/255, transforms=self.setup.transforms, out=self.run.path)
-    learn = wrnb.enhancement.enhance(self.base, guide, strategy, *self.data, **kwargs)
+    kwargs |= self.training | dict(transforms=self.setup.transforms, out=self.run.path)
+    learn = wrnb.enhancement.enhance(self.base, guide, strategy, *self.data, eps=guide_eps/255, **kwargs)
     if not hasattr(learn, "epoch_log"): return self._tell(f"enhance {strategy}", True)
     self.say(f"{_trained(f'enhance: {strategy},', learn)} -> {self.run/strategy}")
 
@@ -355,7 +361,7 @@ def evaluate(self:Loop,
     test, models = self.test, self.models()
     return self._measure(self.run, models, test, fit_on, **kwargs)
 
-# %% ../nbs/18_loop.ipynb #53a889af
+# %% ../nbs/18_loop.ipynb #749eacd0
 @patch
 @delegates(wrnb.benchmark.evaluate, but=_MEASURE)
 def evaluate_on(self:Loop,
@@ -365,7 +371,8 @@ def evaluate_on(self:Loop,
 )->Evaluation:
     "Measure every model of the run on a corrupted set; leaves on/NAME/evaluation.csv"
     test, models = self.test, self.models()
-    images = corrupted_set(folder, like=test, families=kwargs.get("families")).limited(self.setup.test_limit)
+    images = corrupted_set(folder, like=test, families=kwargs.get("families"))
+    images = images.limited(self.setup.test_limit)
     if images.made_from(test): images.clean = test
     run = Run(self.run/"on"/images.path.resolve().name)
     old = run.options("evaluate").get("data", images.identity)

@@ -45,7 +45,7 @@ def _figure(run, name, fig, alt):
     image = f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{data}">'
     return f'<div class="wide">{image}</div>'
 
-# %% ../nbs/19_report.ipynb #4b51da61
+# %% ../nbs/19_report.ipynb #09eeb735
 def _images_used(loop):
     "The data set, how many images of it, and whether they are all"
     train, test = (len(ds) for ds in loop.data)
@@ -67,9 +67,8 @@ def _model_name(loop):
 
 def _normalisation(setup):
     "Mean and standard deviation, if you gave any"
-    mean, std = (" ".join(map(str, v)) if isinstance(v, list) else v for v in (setup.mean, setup.std))
-    given = [f"{name} {value}" for name, value in (("mean", mean), ("std", std)) if value]
-    return ", normalised by " + ", ".join(given) if given else ""
+    given = {name: getattr(setup, name) for name in ("mean", "std") if getattr(setup, name)}
+    return "".join(f", {name} {value}" for name, value in given.items())
 
 # %% ../nbs/19_report.ipynb #7e7be6cc
 def _what_was_run(loop):
@@ -130,13 +129,13 @@ def _on_disk(folder):
         _intervals(evaluation),
     ])
 
-# %% ../nbs/19_report.ipynb #acb1b10f
+# %% ../nbs/19_report.ipynb #ee780466
 def _weakest(loop):
     "The section on scores and weak samples"
     run, scores = loop.run, loop.scores()
     if not loop.has_weak:
-        none = "No image that is right when clean has a score above 0: neighbours at this distance harm none."
-        return _paragraph(none, "So there are no weak samples.")
+        return _paragraph("No image that is right when clean has a score above 0: noise of this size harms none.",
+                          "So there are no weak samples.")
     weakest, classes = scores.plot_weakest(24), scores.plot_classes(loop.weak_idxs())
     share = "Share of each class among the weak samples and among all"
     return "".join([

@@ -51,7 +51,7 @@ def _statistics(values):
     values = list(values)
     return values[0] if len(values) == 1 else [float(v) for v in values]
 
-# %% ../nbs/18_setup.ipynb #4b76374f
+# %% ../nbs/18_setup.ipynb #8986a71e
 def read_setup(
     run:Run, # the run folder
     stages:list, # names of the stages that its config.json can have
@@ -60,10 +60,12 @@ def read_setup(
     options, faults = run.options("setup"), []
     for f in fields(Setup):
         types = f.type if f.default is not None else f.type|None
-        if not isinstance(options.get(f.name, f.default), types): faults.append(f"its setup lacks {f.name}")
-    faults += [f"there is no stage {s!r}" for s in run.config["stages"] if s not in ("setup", *stages)]
-    for fault in faults:
-        raise WrnbError(f"{run/'config.json'} is damaged: {fault}; restore it, or choose another out=")
+        right = isinstance(options.get(f.name, f.default), types)
+        if not right: faults.append(f"its setup lacks {f.name}")
+    strange = [s for s in run.config["stages"] if s not in ("setup", *stages)]
+    faults += [f"there is no stage {s!r}" for s in strange]
+    way = "restore it, or choose another out="
+    if faults: raise WrnbError(f"{run/'config.json'} is damaged: {faults[0]}; {way}")
     return Setup(**{f.name: options[f.name] for f in fields(Setup) if f.name in options})
 
 # %% ../nbs/18_setup.ipynb #a3de0480
@@ -81,7 +83,7 @@ def transforms(self:Setup)->list:
     "Augmentations of the training images"
     return [random_crop] if self.data == "digits" else [random_crop, random_flip]
 
-# %% ../nbs/18_setup.ipynb #f7a2160c
+# %% ../nbs/18_setup.ipynb #d2efa23f
 @patch(as_prop=True)
 def is_pretrained(self:Setup)->bool:
     "Was the model pretrained on other data, so that only its last layer would have to be new?"
@@ -96,11 +98,11 @@ def knows(self:Setup, classes:list)->bool:
 def load(self:Setup,
     classes:list, # names of the data's classes
 )->nn.Module:
-    "The model with an output for each class; its weights, or its last layer, are new if it does not know them"
+    "The model with an output for each class; what it has no weights for is new"
     known = classes if self.knows(classes) else None
     return load_model(self.model, len(classes), mean=self.mean, std=self.std, classes=known)
 
-# %% ../nbs/18_setup.ipynb #39df7c00
+# %% ../nbs/18_setup.ipynb #4c15ba98
 @patch
 def check_knows(self:Setup,
     classes:list, # names of the data's classes
@@ -111,4 +113,5 @@ def check_knows(self:Setup,
     give = f"give {name}@FILE, or let wrnb run train"
     if not self.is_pretrained: raise WrnbError(f"model={self.model} has no checkpoint: {give} one")
     some = ", ".join(classes[:3]) + (" ..." if len(classes) > 3 else "")
-    raise WrnbError(f"model={self.model} was not pretrained on all of the classes {some}: {give} a last layer for them")
+    untrained = f"model={self.model} was not pretrained on all of the classes {some}"
+    raise WrnbError(f"{untrained}: {give} a last layer for them")
