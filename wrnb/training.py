@@ -136,6 +136,8 @@ def _check_training(model, bs, precision, n):
     check_precision(precision)
     if not any(p.requires_grad for p in model.parameters()):
         raise WrnbError("no weight of the model learns: call model.requires_grad_(True) first")
+    if any("quantized" in type(m).__module__ for m in model.modules()):
+        raise WrnbError("the model is quantised, so its layers have no gradients: train the one it was made from")
     if not n: raise WrnbError("there are no training images: give ds= at least one")
     step, world = min(bs, n), this_process().world
     if step % world:
