@@ -28,8 +28,7 @@ from .corruptions import CORRUPTIONS, Corruption, EXTRA, pick_preset
 from .attacks import ATTACKS
 from .validation import Validation
 from .augmentation import augmix, jensen_shannon, random_crop, random_flip
-from .terms import _transforms
-from .terms import Consistency, Perturbed, TermsCallback, _label
+from .terms import Consistency, Perturbed, TermsCallback, _label, _transforms
 from .heads import HeadFirstCallback
 
 # %% ../nbs/15_enhancement.ipynb #444a5a8b
@@ -221,5 +220,5 @@ def enhance(
         net = as_model(twin or _copied(model)[0])
         record = _record(net, ds, _transforms(transforms), guide, settings)
         cbs = [TermsCallback(terms, transforms), HeadFirstCallback(settings["head_epochs"])]
-        learn = _tuned(net, ds, test, strategy, out and Run(out), record, cbs, compute)
+        learn = _tuned(net, ds, test, strategy, run=out and Run(out), record=record, cbs=cbs, compute=compute)
     return _handed_back(twin, learn) if twin else learn
