@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import wrnb.folders, wrnb.scoring
-from helpers import SETUP, complaint, cut, has_parts, pictures, run_command, same_bytes, start, strike, tables
+from helpers import SETUP, complaint, cut, has_parts, pictures, run_command, same_bytes, spoil, start, strike, tables
 from wrnb.cli import main
 from wrnb.core import WrnbError
 from wrnb.runs import Run
@@ -424,13 +424,12 @@ def test_a_truncated_picture_loses_nothing(workers, bad, tmp_path, capsys, monke
     monkeypatch.setattr(wrnb.scoring, "_BLOCK", 2)
     data, run = pictures(tmp_path/"data", n=30), tmp_path/"run"
     broken = sorted((data/"train").rglob("*.png"))[46]  # not among those that are tried first
-    whole = broken.read_bytes()
-    cut(broken)
+    mend = spoil(broken)
     command = ["score", str(data), "--model", f"digits_net@{bad}/two.safetensors", "--n-neighbors", "5"]
     command += ["--workers", str(workers), "--out"]
     assert f"{broken} cannot be read as an image" in complaint(capsys, *command, run)
     if not workers: assert len(list((run/"parts/score").glob("*.parquet"))) == 46//2
-    broken.write_bytes(whole)
+    mend()
     assert main([*command, str(run)]) == 0 and main([*command, str(tmp_path/"whole")]) == 0
     assert same_bytes("scores.parquet", run, tmp_path/"whole")
 
