@@ -12,7 +12,7 @@ import torch
 from fastai.callback.core import Callback
 from PIL import Image
 
-from helpers import ENV, cut, same_bytes
+from helpers import ENV, same_bytes, spoil
 from wrnb.cli import main
 from wrnb.core import WrnbError, this_process
 from wrnb.runs import Run
@@ -292,14 +292,13 @@ def test_a_bad_image_ends_the_process_that_met_it(members, tmp_path):
     write_pictures(data, 1, "test")
     save_weights(load_model("digits_net", 2), tmp_path/"two.safetensors")
     bad = data/"train/dog/010.png"  # number 140, in block 128 of process 1
-    good = bad.read_bytes()
-    cut(bad, 300)
+    mend = spoil(bad, 300)
     members.start_all(score_files, data, tmp_path)
     members.end(1, code=2)
     assert members.printed(1).startswith(f"wrnb: {bad} cannot be read as an image")
     assert members.printed(1).count("\n") == 1
     assert members.running[0].is_alive()
-    bad.write_bytes(good)
+    mend()
     members.start(1, score_files, data, tmp_path)
     members.end()
     assert len(pd.read_parquet(tmp_path/"run/scores.parquet")) == 260
