@@ -78,7 +78,7 @@ _STARTS = dict(zero=_at_image, uniform=_in_ball, sign=_one_step)
 def _check_batch(x, y):
     "The labels as a tensor beside the images; raises `WrnbError` unless these are images with their classes"
     check_pixels(_check_form(x))
-    try: labels = y if isinstance(y, torch.Tensor) else torch.as_tensor(np.asarray(y))
+    try: labels = y if isinstance(y, torch.Tensor) else torch.as_tensor(np.array(y))
     except (TypeError, ValueError): raise WrnbError("labels are no numbers: give one class number per image") from None
     if labels is not y and not (labels.is_floating_point() or labels.dtype == torch.bool): labels = labels.long()
     if labels.dtype != torch.int64:
@@ -112,7 +112,7 @@ def _warn_if_flat(g, right, first, model, attack):
     if _WARNED.setdefault(as_model(model).body, {}).setdefault(attack, first) != first: return
     share = f"{attack}: the gradient is zero for {zero.mean():.0%} of the images that are right"
     warnings.warn(f"{share}, so this attack says nothing about the model: try AutoAttack, whose Square "
-                  "needs no gradient", stacklevel=2)
+                  "needs no gradient", stacklevel=7)  # where the attack is called
 
 def _climb(model, x, y, d, s, watch=None):
     "Gradient steps that begin at `x + d`, each brought back into the ball and into [0,1]; `watch` sees the first"

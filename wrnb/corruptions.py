@@ -689,7 +689,7 @@ def plot_corruptions(
         return F.pad(corrupted, (0, gap, 0, gap), value=1)
     sheet = torch.cat([torch.cat([tile(n, s) for n in names], 2) for s in severities], 1)
     if ax is None: ax = plt.subplots(figsize=(9, 9*sheet.shape[1]/sheet.shape[2] + .9))[1]
-    ax.imshow(sheet.permute(1, 2, 0), interpolation="antialiased")
+    ax.imshow(sheet.permute(1, 2, 0).numpy(), interpolation="antialiased")
     _label_grid(ax, names, severities, width=x.shape[2] + gap, height=x.shape[1] + gap)
     return ax
 

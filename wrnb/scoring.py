@@ -36,6 +36,7 @@ def neighbors(
     noise:str="uniform", # "uniform" or "gaussian"
 )->torch.Tensor: # as `x`
     "One neighbour for each image: x_q = clip(x + eps times U), arXiv 2509.19197 section III"
+    check_choice("noise", noise, NOISES)
     out, shape = torch.empty(x.shape, device=x.device), tuple(x.shape[1:])
     numbers = 2**20 if x.device.type == "cpu" else 2**26  # drawn at once
     rows = max(1, numbers//x.shape[1:].numel())
@@ -317,12 +318,12 @@ def _options(eps, n_neighbors, noise, seed, precision):
 
 def _given(**options):
     "The options that are not None, as Python's own numbers"
-    return {name: check_range(name, v, 0) for name, v in options.items() if v is not None}
+    check = dict(top_k=check_whole, budget=check_whole)
+    return {name: check.get(name, check_range)(name, v, 0) for name, v in options.items() if v is not None}
 
 def _check_certify(certify, noise, top_k):
     "Raise `WrnbError` if no certificate can be had"
-    if noise != "gaussian":
-        raise WrnbError(f"certify= needs noise=gaussian, not {noise}: give that, or leave out certify=")
+    if noise != "gaussian": raise WrnbError(f"certify= needs noise=gaussian, not {noise}: give that, or leave it out")
     if top_k is not None:
         raise WrnbError("certify= needs the same number of neighbours for all: leave out top_k= or certify=")
     check_range("certify", certify, .5, 1-1e-9)
@@ -332,11 +333,11 @@ def _search(n_images, first, noise, top_k=None, certify=None, budget=None, **sto
     if certify is not None: _check_certify(certify, noise, top_k)
     for name, value in stops.items(): check_range(name, value, 0, 1, above=True)
     least = n_images*(1 + first)
-    if budget is not None: stops["budget"] = check_whole("budget", budget, least)
+    if budget is not None: stops["budget"] = check_range("budget", budget, least)
     if top_k is None and not stops: return None
     if top_k is None: raise WrnbError(f"{min(stops)}= ends a search: give top_k= with it, or leave it out")
     budget = np.inf if stops else max(51*n_images//6, least)
-    return _Search(check_whole("top_k", top_k, 1, n_images), first, **dict(budget=budget) | stops)
+    return _Search(check_range("top_k", top_k, 1, n_images), first, **dict(budget=budget) | stops)
 
 # %% ../nbs/09_scoring.ipynb #edec1e7a
 def _claim(run, options, model, ds, device):
