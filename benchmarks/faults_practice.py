@@ -23,7 +23,9 @@ from wrnb.attacks import ATTACKS
 from wrnb.benchmark import compare, evaluate
 from wrnb.core import WrnbError
 from wrnb.corruptions import corrupt
-from wrnb.data import load_data, read_image, subset
+from wrnb.pictures import read_image
+from wrnb.image_sets import subset
+from wrnb.folders import load_data
 from wrnb.enhancement import enhance
 from wrnb.measurement import Clean
 from wrnb.inference import logits_of

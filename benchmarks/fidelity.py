@@ -33,7 +33,8 @@ from common import DATA, HERE, add_options, origin, parser, write_csv
 from wrnb.core import WrnbError, wilson
 from wrnb.randomness import fold_in, image_keys
 from wrnb.corruptions import CONSTANTS, FAMILY, _MAKERS, _STILL, _truncate, corrupt
-from wrnb.data import folder_set, limited
+from wrnb.image_sets import limited
+from wrnb.folders import folder_set
 from wrnb.inference import logits_of
 from wrnb.pretrained import load_model
 

@@ -4,7 +4,7 @@ import torch
 
 from helpers import CHECKPOINT, CIFAR10, needs_checkpoint, needs_cifar10
 from wrnb.core import WrnbError
-from wrnb.data import folder_set
+from wrnb.folders import folder_set
 from wrnb.inference import check_outputs, logits_of
 from wrnb.models import load_weights, save_weights, weights_hash
 from wrnb.pretrained import load_model

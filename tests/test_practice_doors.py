@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from helpers import ENV, complaint, pictures, start
-from wrnb.cli import COMMANDS, _import_rooms, _options, main
+from wrnb.scoring import _options
+from wrnb.cli import COMMANDS, _import_rooms, main
 from wrnb.models import save_weights
 from wrnb.pretrained import load_model
 from wrnb.runs import Run

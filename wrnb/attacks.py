@@ -11,13 +11,19 @@ from collections import namedtuple
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import inf
+import warnings
+from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
-from .core import WrnbError, check_choice, check_pixels, check_range
+from .core import WrnbError, check_choice, check_pixels, check_range, check_whole
 from .randomness import fold_in, image_keys, normal, uniform
-from .models import check_logits
+from .images import as_images
+from .image_sets import batches
+from .models import as_model, check_logits, untouched
+from .corruptions import _check_form, _several
 
 # %% ../nbs/12_attacks.ipynb #533e3421
 def _check_logits(out, y):
@@ -40,14 +46,9 @@ def _loss_gradient(model, v, y, x=None):
 
 # %% ../nbs/12_attacks.ipynb #9eef170c
 @contextmanager
-def _evaluating(model):
-    "Evaluation mode, outside of any inference mode; every part goes back to its own mode"
-    training = [m for m in model.modules() if m.training]
-    model.eval()
-    try:
-        with torch.inference_mode(False): yield
-    finally:
-        for m in training: m.training = True
+def _attacked(model):
+    "The classifier of pixels to attack, in evaluation mode, without gradients of weights; `model` is left as it came"
+    with torch.inference_mode(False), untouched(model): yield as_model(model).requires_grad_(False)
 
 # %% ../nbs/12_attacks.ipynb #7272a3c0
 _Settings = namedtuple("_Settings", "eps alpha steps start momentum norm early_stop restarts",
@@ -75,35 +76,54 @@ _STARTS = dict(zero=_at_image, uniform=_in_ball, sign=_one_step)
 
 # %% ../nbs/12_attacks.ipynb #39ff67f1
 def _check_batch(x, y):
-    "Raise `WrnbError` unless these are images with their classes"
-    check_pixels(x)
-    if y.dtype != torch.int64:
-        raise WrnbError(f"labels are {y.dtype}, not torch.int64: give class numbers, y.long()")
-    if y.shape != x.shape[:1]:
-        shape = tuple(y.shape)
+    "The labels as a tensor beside the images; raises `WrnbError` unless these are images with their classes"
+    check_pixels(_check_form(x))
+    try: labels = y if isinstance(y, torch.Tensor) else torch.as_tensor(np.asarray(y))
+    except (TypeError, ValueError): raise WrnbError("labels are no numbers: give one class number per image") from None
+    if labels is not y and not (labels.is_floating_point() or labels.dtype == torch.bool): labels = labels.long()
+    if labels.dtype != torch.int64:
+        raise WrnbError(f"labels are {labels.dtype}, not torch.int64: give class numbers, y.long()")
+    if labels.shape != x.shape[:1]:
+        shape = tuple(labels.shape)
         raise WrnbError(f"labels have shape {shape}, not [{len(x)}]: give one class number per image")
+    return labels
 
 def _check_settings(s):
-    "Raise `WrnbError` if a setting is out of its range"
+    "The settings as Python's own numbers; raises `WrnbError` if one is out of its range"
     check_choice("norm", s.norm, _NORMS)
-    check_range("eps", s.eps, 0, 1 if s.norm == "linf" else inf)
-    check_range("alpha", s.alpha, 0)
-    check_range("steps", s.steps, 0)
-    check_range("restarts", s.restarts, 1)
     check_choice("start", s.start, _STARTS)
+    numbers = dict(
+        eps=check_range("eps", s.eps, 0, 1 if s.norm == "linf" else inf),
+        alpha=check_range("alpha", s.alpha, 0),
+        steps=check_whole("steps", s.steps, 0),
+        momentum=check_range("momentum", s.momentum, 0),
+        restarts=check_whole("restarts", s.restarts, 1))
     if s.restarts > 1 and s.start == "zero":
         raise WrnbError(f"restarts={s.restarts} would repeat one search from start=zero: give start=uniform")
+    return s._replace(**numbers)
 
 # %% ../nbs/12_attacks.ipynb #1d111b6a
-def _climb(model, x, y, d, s):
-    "Gradient steps that begin at `x + d`, each brought back into the ball and into [0,1]"
+_WARNED = WeakKeyDictionary()  # model -> the attacks that were warned about, each with its first image
+
+def _warn_if_flat(g, right, first, model, attack):
+    "Warn, once per attack and model, if the gradient is zero for most of the images that are right"
+    zero = (g == 0).flatten(1).all(1)[right].float()
+    if not len(zero) or zero.mean() <= .5: return
+    if _WARNED.setdefault(as_model(model).body, {}).setdefault(attack, first) != first: return
+    share = f"{attack}: the gradient is zero for {zero.mean():.0%} of the images that are right"
+    warnings.warn(f"{share}, so this attack says nothing about the model: try AutoAttack, whose Square "
+                  "needs no gradient", stacklevel=2)
+
+def _climb(model, x, y, d, s, watch=None):
+    "Gradient steps that begin at `x + d`, each brought back into the ball and into [0,1]; `watch` sees the first"
     unit, project = _NORMS[s.norm]
     x = x.contiguous(memory_format=torch.channels_last)  # convolutions are faster so
     adv = (x + project(d, s.eps)).clamp_(0, 1)
     todo = torch.arange(len(x), device=x.device) if s.early_stop else slice(None)
     v = torch.zeros_like(x) if s.momentum else None
-    for _ in range(s.steps if s.eps else 0):
+    for step in range(s.steps if s.eps else 0):
         g, right = _loss_gradient(model, adv[todo], y[todo])
+        if watch and not step: watch(g, right)
         if s.early_stop: todo, g = todo[right], g[right]
         if s.early_stop and not len(todo): break
         if s.momentum:
@@ -127,10 +147,25 @@ def _search_again(model, y, adv, search, restarts):
         adv[i[wrong]] = again[wrong]
 
 # %% ../nbs/12_attacks.ipynb #892d0760
+def _attack_batch(model, x, y, s, seed, name):
+    "The images that an attack of these settings makes of a batch"
+    y, s = _check_batch(x, y), _check_settings(s)
+    with _attacked(model) as net:
+        x, y = x.detach().contiguous(memory_format=torch.channels_last), y.to(x.device, copy=True)
+        keys = fold_in(image_keys(x, seed), s.start)
+        def watch(g, right): _warn_if_flat(g, right, keys[0].item(), model, name)
+        def search(i, r=None):
+            own = keys[i] if r is None else fold_in(keys[i], r)
+            d = _STARTS[s.start](own, x.shape[1:], s).to(x.dtype)
+            return _climb(net, x[i], y[i], d, s, watch=watch if r is None else None)
+        adv = search(slice(None))
+        _search_again(net, y, adv, search, s.restarts)
+    return adv.contiguous()
+
 def gradient_attack(
-    model:torch.nn.Module, # from pixels in [0,1] to logits
+    model:torch.nn.Module, # from pixels in [0,1] to logits, or a fastai Learner
     x:torch.Tensor, # images, [N, 3, height, width], in [0, 1]
-    y:torch.Tensor, # their classes, [N], int64
+    y:torch.Tensor, # their classes, [N], int64, or a list of numbers
     eps:float, # radius of the ball around each image, in [0,1] pixel units (a half-width)
     alpha:float, # length of a step, in the same units
     steps:int, # number of steps; 0 leaves the start
@@ -144,18 +179,7 @@ def gradient_attack(
     "Images near `x` with a higher loss, by gradient steps: FGSM, BIM, PGD, R-FGSM or MI-FGSM"
     s = _Settings(eps, alpha, steps, start=start, momentum=momentum, norm=norm,
                   early_stop=early_stop, restarts=restarts)
-    _check_batch(x, y)
-    _check_settings(s)
-    with _evaluating(model):
-        x, y = x.detach().contiguous(memory_format=torch.channels_last), y.to(x.device, copy=True)
-        keys = fold_in(image_keys(x, seed), start)
-        def search(i, r=None):
-            own = keys[i] if r is None else fold_in(keys[i], r)
-            d = _STARTS[start](own, x.shape[1:], s).to(x.dtype)
-            return _climb(model, x[i], y[i], d, s)
-        adv = search(slice(None))
-        _search_again(model, y, adv, search, restarts)
-    return adv.contiguous()
+    return _attack_batch(model, x, y, s, seed, name=f"gradient_attack at eps {eps:.3g}")
 
 # %% ../nbs/12_attacks.ipynb #d51f1ad2
 @dataclass(frozen=True)
@@ -172,36 +196,63 @@ class Attack:
     restarts:int=1 # number of random starts
     family:str=field(default="attack", init=False) # what validation groups it under
 
-    def __post_init__(self): check_range("eps", self.eps, 0, 1 if self.norm == "linf" else inf)
+    def __post_init__(self):
+        s = _check_settings(_Settings(*(getattr(self, name) for name in _Settings._fields)))
+        for name, value in s._asdict().items(): object.__setattr__(self, name, value)
     def fit(self, model, x, y, seed=0): return self
     def __call__(self, model, x, y, seed=0):
-        settings = {name: getattr(self, name) for name in _Settings._fields}
-        return gradient_attack(model, x, y, seed=seed, **settings)
+        s = _Settings(*(getattr(self, name) for name in _Settings._fields))
+        return _attack_batch(model, x, y, s, seed, name=f"{self.name} at eps {self.severity:.3g}/255")
     @property
     def severity(self): return round(self.eps*255, 6)
 
 # %% ../nbs/12_attacks.ipynb #5df7552d
+def _pixels(x): return x.float().div_(255) if x.dtype == torch.uint8 else x
+
+def _as_bytes(x):
+    "The images as bytes, if nothing is lost by it"
+    levels = (x*255).round_().byte()
+    return levels if torch.equal(_pixels(levels), x) else x
+
+def _read(ds):
+    "All images of a data set, as bytes if nothing is lost by it, and their labels"
+    ds = as_images(ds)
+    lists = torch.arange(len(ds)).split(64)
+    parts = [(_as_bytes(x), y) for x, y in batches(ds, [i.tolist() for i in lists])]
+    xs, ys = zip(*parts)
+    if {x.dtype for x in xs} != {torch.uint8}: xs = map(_pixels, xs)
+    return torch.cat(list(xs)), torch.cat(ys)
+
+def _sum_of_gradients(net, delta, x, y, rows):
+    "Gradient in `delta` of the summed loss of all these images, a few at a time"
+    parts = [_loss_gradient(net, delta, yb, _pixels(xb).to(delta))[0] for xb, yb in zip(x.split(rows), y.split(rows))]
+    return sum(parts[1:], parts[0])
+
 def universal_perturbation(
-    model:torch.nn.Module, # from pixels in [0,1] to logits
-    x:torch.Tensor, # images to find it on, [N, 3, height, width], in [0, 1]
-    y:torch.Tensor, # their classes, [N], int64
+    model:torch.nn.Module, # from pixels in [0,1] to logits, or a fastai Learner
+    x:torch.Tensor, # images to find it on, [N, 3, height, width], in [0, 1], or a data set
+    y:torch.Tensor, # their classes, [N], int64; None with a data set
     eps:float, # L-inf radius, in [0,1] pixel units
     alpha:float=None, # length of a step; None takes eps/2
     epochs:int=5, # passes over `x`
     batch_size:int=100, # images per step
     seed:int=0, # of the order of the images
 )->torch.Tensor: # [3, height, width], in [-eps, eps]
-    "One perturbation that raises the mean loss over all of `x` (Shafahi et al. 2020)"
-    alpha = eps/2 if alpha is None else alpha
-    _check_batch(x, y)
-    _check_settings(_Settings(eps, alpha, steps=epochs))
-    with _evaluating(model):
-        x, y, delta = x.detach(), y.to(x.device), torch.zeros_like(x[0])
-        for epoch in range(epochs if eps else 0):
-            order = fold_in(image_keys(x, seed), "uap", epoch).argsort()
+    "One perturbation that raises the mean loss over all of `x`, by signed gradient steps (Shafahi et al. 2020)"
+    s = _check_settings(_Settings(eps, eps/2 if alpha is None else alpha, epochs))
+    x, y = (x.detach(), _check_batch(x, y)) if y is not None else _read(x)
+    rows, batch_size = max(1, 2**19//x[0, 0].numel()), check_whole("batch_size", batch_size, 1)
+    with _attacked(model) as net:
+        keys = torch.cat([image_keys(_pixels(xb), seed) for xb in x.split(rows)])
+        delta = torch.zeros_like(_pixels(x[:1])[0], device=net.mean.device)
+        for epoch in range(s.steps if s.eps else 0):
+            order = fold_in(keys, "uap", epoch).argsort()
             for i in order.split(batch_size):
-                g, _ = _loss_gradient(model, delta, y[i], x[i])
-                delta = (delta + alpha*g.sign()).clamp_(-eps, eps)
+                g = _sum_of_gradients(net, delta, x[i], y[i].to(delta.device), rows)
+                delta = (delta + s.alpha*g.sign()).clamp_(-s.eps, s.eps)
+    if s.eps and s.steps and not delta.any():
+        warnings.warn("uap: the gradient is zero for all images, so this attack says nothing about the model: "
+                      "try AutoAttack, whose Square needs no gradient", stacklevel=2)
     return delta
 
 # %% ../nbs/12_attacks.ipynb #ce570078
@@ -214,17 +265,19 @@ class UniversalAttack:
     name:str="uap" # as in `ATTACKS`
     family:str=field(default="attack", init=False) # what validation groups it under
 
-    def __post_init__(self): check_range("eps", self.eps, 0, 1)
-    def fit(self, model, x, y, seed=0):
+    def __post_init__(self):
+        object.__setattr__(self, "eps", check_range("eps", self.eps, 0, 1))
+        object.__setattr__(self, "epochs", check_whole("epochs", self.epochs, 0))
+    def fit(self, model, x, y=None, seed=0):
         delta = universal_perturbation(model, x, y, self.eps, epochs=self.epochs, seed=seed)
         return replace(self, delta=delta)
     def __call__(self, model, x, y, seed=0):
         if self.delta is None:
             raise WrnbError("uap has no perturbation yet: call attack = attack.fit(model, x, y)")
-        if self.delta.shape != x.shape[1:]:
+        if self.delta.shape != check_pixels(_check_form(x)).shape[1:]:
             raise WrnbError(f"uap was fitted on images of {tuple(self.delta.shape)}, "
                             f"not {tuple(x.shape[1:])}: fit it on these")
-        return (check_pixels(x) + self.delta.to(x)).clamp_(0, 1)
+        return (x + self.delta.to(x)).clamp_(0, 1)
     severity = Attack.severity
 
 # %% ../nbs/12_attacks.ipynb #6054e588
@@ -261,17 +314,6 @@ def _autoattack(model, version, n_classes, steps, n_queries, **common):
         return getattr(torchattacks, part)(model, **own[part], **options, **common)
     return torchattacks.MultiAttack([make(*part) for part in _VERSIONS[version]])
 
-# %% ../nbs/12_attacks.ipynb #56145017
-@contextmanager
-def _aside(model):
-    "Weights without gradients; torch's generators are left as they were"
-    weights = [p for p in model.parameters() if p.requires_grad]
-    for p in weights: p.requires_grad_(False)
-    try:
-        with torch.random.fork_rng(range(torch.cuda.device_count())): yield
-    finally:
-        for p in weights: p.requires_grad_(True)
-
 # %% ../nbs/12_attacks.ipynb #52d0f581
 @dataclass(frozen=True)
 class AutoAttack:
@@ -285,15 +327,15 @@ class AutoAttack:
     family:str=field(default="attack", init=False) # what validation groups it under
 
     def __post_init__(self):
-        check_range("eps", self.eps, 0, 1 if self.norm == "linf" else inf)
-        check_range("steps", self.steps, 1)
-        check_range("n_queries", self.n_queries, 1)
         check_choice("version", self.version, _VERSIONS)
+        steps = check_whole("steps", self.steps, 1)
+        s = _check_settings(_Settings(self.eps, alpha=0, steps=steps, norm=self.norm))
+        numbers = dict(eps=s.eps, steps=steps, n_queries=check_whole("n_queries", self.n_queries, 1))
+        for name, value in numbers.items(): object.__setattr__(self, name, value)
     def __call__(self, model, x, y, seed=0):
-        _check_batch(x, y)
-        _check_settings(_Settings(self.eps, alpha=0, steps=self.steps, norm=self.norm))
+        y = _check_batch(x, y)
         if not self.eps or not len(x): return x.clone()
-        with _evaluating(model), _aside(model): return self._search(model, x, y, seed)
+        with _attacked(model) as net: return self._search(net, x, y, check_whole("seed", seed))
     def _search(self, model, x, y, seed):
         x, y = x.detach().clone(memory_format=torch.contiguous_format), y.to(x.device, copy=True)
         n_classes = _check_logits(model(x), y).shape[1]
@@ -309,6 +351,7 @@ class AutoAttack:
 def _attack(name, alpha, steps, **options):
     "A function from `eps` to an `Attack`; a step is `alpha` times `eps`"
     def attack(eps, **other):
+        eps = check_range("eps", eps, 0)
         settings = dict(alpha=alpha*eps, steps=steps) | options | other
         return Attack(name, eps, **settings)
     return attack
@@ -325,11 +368,12 @@ ATTACKS = dict(
 
 # %% ../nbs/12_attacks.ipynb #a4d8ec24
 def attacks(
-    names:tuple=("fgsm", "bim", "pgd", "r_fgsm", "mi_fgsm"), # keys of `ATTACKS`
-    eps:tuple=(1/255, 2/255, 4/255, 8/255), # radii, in [0,1] pixel units
+    names:tuple=("fgsm", "bim", "pgd", "r_fgsm", "mi_fgsm"), # keys of `ATTACKS`, or one of them
+    eps:tuple=(1/255, 2/255, 4/255, 8/255), # radii, in [0,1] pixel units, or one of them
 )->list: # one attack for each name and radius
     "Every named attack at every radius; raises `WrnbError` if a name is not known"
-    unknown = [n for n in names if n not in ATTACKS]
+    names, eps = _several("names", names), _several("eps", eps)
+    unknown = [n for n in names if n not in list(ATTACKS)]
     if unknown:
         raise WrnbError(f"attack {unknown[0]} is not known: give some of {', '.join(ATTACKS)}")
     return [ATTACKS[n](e) for n in names for e in eps]
@@ -339,4 +383,5 @@ def worst_case(
     wrong:dict, # name of an attack -> which images it made the model get wrong, bool [N]
 )->torch.Tensor: # bool, [N]
     "Which images at least one of the attacks got wrong"
+    if not wrong: raise WrnbError("there is no attack whose errors could be the worst: give one or more")
     return torch.stack([torch.as_tensor(w) for w in wrong.values()]).any(0)

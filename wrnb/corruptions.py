@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
 from math import ceil
+from numbers import Real
 from pathlib import Path
 
 from PIL import Image
@@ -21,7 +22,7 @@ import torch
 import torch.nn.functional as F
 import torchvision.io
 
-from .core import WrnbError, check_pixels
+from .core import WrnbError, check_pixels, plain_number
 from .randomness import fold_in, image_keys, normal, uniform
 
 # %% ../nbs/11_corruptions.ipynb #fcb3f642
@@ -580,18 +581,36 @@ def _elastic_transform(x, c, keys):
     return _sample(x, grid + _field(fold_in(keys, "field"), h, w, alpha, sigma), False)
 
 # %% ../nbs/11_corruptions.ipynb #8f8bb3e2
+def _check_form(x):
+    "The images; raises `WrnbError` unless they are a batch of RGB floats, whatever their values"
+    if not isinstance(x, torch.Tensor):
+        raise WrnbError(f"images are of type {type(x).__name__}, not a tensor [N, 3, height, width] in [0,1]: "
+                        "convert an array of 8-bit pictures by torch.from_numpy(x).permute(0, 3, 1, 2)/255")
+    if x.dim() == 3: raise WrnbError(f"one image has shape {tuple(x.shape)}: give a batch of images, x[None]")
+    if x.dim() != 4 or x.shape[1] != 3 or not x.is_floating_point(): check_pixels(x)
+    return x
+
+def _several(name, values):
+    "A list of what may be one value or several"
+    value = plain_number(values)
+    if isinstance(value, (str, Real)): return [value]
+    try: return list(values)
+    except TypeError: raise WrnbError(f"{name}={values!r} is neither a value nor a list of values: give one") from None
+
 def _check_kind(name, severity, preset):
-    "Raise `WrnbError` unless there is such a corruption"
-    if name not in CONSTANTS:
+    "The severity as an int; raises `WrnbError` unless there is such a corruption"
+    if name not in list(CONSTANTS):
         raise WrnbError(f"no corruption is called {name}: choose from {', '.join(CONSTANTS)}")
-    if severity not in range(6):
+    number = plain_number(severity)
+    if isinstance(number, bool) or number not in range(6):
         raise WrnbError(f"severity={severity} is out of range: give 1 to 5, or 0 for no change")
     if preset not in ("auto", *PRESETS):
         raise WrnbError(f"no preset is called {preset}: choose auto, {', '.join(PRESETS)}")
+    return int(number)
 
 def _preset_for(x, preset):
     "The preset's name; raises `WrnbError` if these images cannot be corrupted"
-    h, w = check_pixels(x[:0]).shape[2:]
+    h, w = x.shape[2:]
     if min(h, w) < 16:
         raise WrnbError(f"images of {h} x {w} pixels are too small: give 16 x 16 or more")
     fits = pick_preset(min(h, w))
@@ -628,16 +647,16 @@ def corrupt(
     seed:int=0, # another seed gives other draws
 )->torch.Tensor: # float32, shape and device of `x`, on the grid k/255
     "Corrupt a batch; each result depends on image, corruption, severity and seed alone"
-    _check_kind(name, severity, preset)
-    preset = _preset_for(x, preset)
+    severity = _check_kind(name, severity, preset)
+    preset = _preset_for(_check_form(x), preset)
     if severity == 0 or not len(x): return check_pixels(x)
-    constants = CONSTANTS[name][preset][int(severity)-1]
+    constants = CONSTANTS[name][preset][severity-1]
     if name == "frost": constants = (*constants, _FROST_SCALE[preset])
     pixels = 2**18 if x.device.type == "cpu" else 2**23  # at once
     images = max(1, pixels//x[0, 0].numel())
     out = _room_for(x, colours_last=name == "jpeg_compression")
     for xb, ob in zip(x.split(images), out.split(images)):
-        _corrupt_piece(xb, name, int(severity), constants, seed, out=ob)
+        _corrupt_piece(xb, name, severity, constants, seed, out=ob)
     return out
 
 # %% ../nbs/11_corruptions.ipynb #b135b6c7
@@ -655,15 +674,16 @@ def _label_grid(ax, names, severities, width, height):
 
 def plot_corruptions(
     x:torch.Tensor, # one image, [3, height, width], float in [0,1]
-    names:list=None, # corruptions, one per column; None takes the 15
-    severities:tuple=(1, 2, 3, 4, 5), # one per row
+    names:list=None, # corruptions, one per column, or one of them; None takes the 15
+    severities:tuple=(1, 2, 3, 4, 5), # one per row, or one of them
     preset:str="auto", # one of `PRESETS`; auto chooses by image size
     seed:int=0, # another seed gives other draws
     ax=None, # matplotlib axes to draw on; None makes a figure
 ):
     "Draw an image under each corruption (columns) and severity (rows); returns the axes"
-    names = names or sum(CORRUPTIONS.values(), [])
-    gap = max(1, x.shape[2]//24)
+    names = sum(CORRUPTIONS.values(), []) if names is None else _several("names", names)
+    severities = _several("severities", severities)
+    gap = max(1, _check_form(x[None]).shape[3]//24)
     def tile(name, severity):
         corrupted = corrupt(x[None], name, severity, preset, seed)[0].cpu()
         return F.pad(corrupted, (0, gap, 0, gap), value=1)
@@ -681,7 +701,8 @@ class Corruption:
     severity:int # 1 to 5; 0 is the image itself
     preset:str="auto" # one of `PRESETS`; auto chooses by image size
 
-    def __post_init__(self): _check_kind(self.name, self.severity, self.preset)
+    def __post_init__(self):
+        object.__setattr__(self, "severity", _check_kind(self.name, self.severity, self.preset))
     def __call__(self, model, x, y, seed=0):
         return corrupt(x, self.name, self.severity, self.preset, seed)
     @property
@@ -689,15 +710,16 @@ class Corruption:
 
 # %% ../nbs/11_corruptions.ipynb #126e02fa
 def corruptions(
-    families:list=None, # of noise, blur, weather, digital; None takes all
-    severities:tuple=(1, 2, 3, 4, 5), # 1 to 5
+    families:list=None, # of noise, blur, weather, digital, or one of them; None takes all
+    severities:tuple=(1, 2, 3, 4, 5), # 1 to 5, or one of them
     extra:bool=False, # the four extra corruptions instead of the 15?
     preset:str="auto", # one of `PRESETS`; auto chooses by image size
 )->list: # of `Corruption`
     "The benchmark's 15 corruptions, or the 4 extra ones, at each severity"
-    families = list(CORRUPTIONS) if families is None else families
+    families = list(CORRUPTIONS) if families is None else _several("families", families)
+    severities = _several("severities", severities)
     for f in families:
-        if f not in CORRUPTIONS:
+        if f not in list(CORRUPTIONS):
             known = ", ".join(CORRUPTIONS)
             raise WrnbError(f"no family of corruptions is called {f}: choose from {known}")
     names = [EXTRA[f] for f in families] if extra else [n for f in families for n in CORRUPTIONS[f]]

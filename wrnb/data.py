@@ -35,12 +35,15 @@ _all_ = ["read_image", "Images", "as_images", "classes_of", "ids_of", "indices",
          "class_order", "images_of", "pixel_loaders", "validation_transforms"]
 
 # %% ../nbs/03f_data.ipynb #919f0508
+def _flat(v):
+    "The values of an array or a tensor, one after the other"
+    if not isinstance(v, torch.Tensor): return np.ascontiguousarray(v).reshape(-1)
+    return v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+
 def _hash_array(h, v):
     "Add the type, shape and values of an array or a tensor; a large one in parts, each by a thread"
-    if isinstance(v, torch.Tensor): v = v.detach().cpu().contiguous()
     h.update(f"{v.dtype}{list(v.shape)}".encode())
-    if isinstance(v, torch.Tensor): v = v.reshape(-1).view(torch.uint8).numpy()
-    v = np.ascontiguousarray(v).reshape(-1)
+    v = _flat(v)
     rows = 2**26//v.itemsize
     if len(v) <= rows: return h.update(v)
     def digest(k): return hashlib.blake2b(v[k:k+rows]).digest()
@@ -80,13 +83,21 @@ def _hash_held(h, v, n, root=""):
     if isinstance(v, np.memmap): _hash_files(h, [str(v.filename)])
     elif isinstance(v, np.ndarray) and v.dtype == object: _hash_values(h, v.tolist())
     elif isinstance(v, (torch.Tensor, np.ndarray)): _hash_array(h, v)
-    elif hasattr(v, "to_csv"): h.update(v.to_csv().encode())
     elif isinstance(v, Dataset): h.update(data_hash(v).encode())
-    elif isinstance(v, (list, tuple, range, L)) and len(v) == n: _hash_list(h, v, root)
-    elif isinstance(v, Mapping) and len(v) == n: _hash_values(h, [kv for kv in v.items() if _is_plain(kv[1])])
-    elif isinstance(v, Mapping) and all(isinstance(k, str) for k in v):
+    elif hasattr(v, "to_csv"): h.update(v.to_csv().encode())
+    elif isinstance(v, Mapping): _hash_dict(h, v, n, root)
+    elif isinstance(v, (list, tuple, range, L)): _hash_sequence(h, v, n, root)
+
+def _hash_dict(h, v, n, root):
+    "Add a dict with one plain value per image, or with several things under their names"
+    if len(v) == n: _hash_values(h, [kv for kv in v.items() if _is_plain(kv[1])])
+    elif all(isinstance(k, str) for k in v):
         for own in v.values(): _hash_held(h, own, n, root)
-    elif isinstance(v, (list, tuple)) and (len(v) <= 16 or isinstance(v[0], Dataset)):
+
+def _hash_sequence(h, v, n, root):
+    "Add a list with one entry per image, or of a few things or datasets"
+    if len(v) == n: _hash_list(h, v, root)
+    elif len(v) <= 16 or isinstance(v[0], Dataset):
         for own in v: _hash_held(h, own, n, root)
 
 def _hash_list(h, values, root):
@@ -128,19 +139,21 @@ def _described(v, depth=3):
     return " ".join(parts)
 
 # %% ../nbs/03f_data.ipynb #71552ba2
+def _given(some, i, seed):
+    "Image `i` and its label, with the random numbers that follow from `seed`"
+    with _random_numbers(seed): return some[i]
+
+def _transforms_of(ds): return [_described(v) for _, v in _own(ds) if callable(v) or isinstance(v, L)]
+
 def _hash_spread(h, ds, n_images=64):
     "Add some images as the dataset gives them, spread over it; or its transforms, if they are random"
-    n, pixels, is_random, some = len(ds), hashlib.blake2b(), False, as_images(_copied(ds))
-    for i in np.unique(np.linspace(0, n-1, min(n, n_images)).round().astype(int)).tolist():
-        given = []
-        for seed in (0, 1):
-            with _random_numbers(seed): given.append(some[i])
-        (x, y), (other, other_y) = given
-        if y == other_y: h.update(f"{y} ".encode())
+    pixels, is_random, some = hashlib.blake2b(), False, as_images(_copied(ds))
+    for i in np.unique(np.linspace(0, len(ds)-1, min(len(ds), n_images)).round().astype(int)).tolist():
+        (x, y), (other, other_y) = _given(some, i, seed=0), _given(some, i, seed=1)
         is_random = is_random or not torch.equal(x, other)
+        if y == other_y: h.update(f"{y} ".encode())
         _hash_array(pixels, x)
-    if is_random: h.update("\n".join(_described(v) for _, v in _own(ds) if callable(v) or isinstance(v, L)).encode())
-    else: h.update(pixels.digest())
+    h.update("\n".join(_transforms_of(ds)).encode() if is_random else pixels.digest())
 
 def _own(ds): return sorted(getattr(ds, "__dict__", {}).items())
 
@@ -166,18 +179,25 @@ def _hash_images(h, ds):
     _hash_files(h, [str(f) for f in ds.items])
 
 # %% ../nbs/03f_data.ipynb #ad0bc419
+def _hash_attributes(h, ds):
+    "Add what a dataset holds under its names; what is called a cache is left out, since it fills"
+    root = getattr(ds, "root", "")
+    for name, v in _own(ds):
+        if "cache" not in name.lower(): _hash_held(h, v, len(ds), root if isinstance(root, (str, Path)) else "")
+
+def _hash_labels(h, ds):
+    "Add the labels that a dataset computes, or has as a column as those of Hugging Face"
+    for name in sorted({"targets", "labels"} - dict(_own(ds)).keys()): _hash_held(h, getattr(ds, name, None), len(ds))
+    columns = getattr(ds, "column_names", None) or ()
+    for k in _LABEL_KEYS:
+        if k in columns: _hash_values(h, list(ds[k]))
+
 def _hash_any(h, ds):
     "Add what any dataset holds, its labels, and some of its images as it gives them"
-    n, held = len(ds), dict(_own(ds))
-    root = held.get("root", "")
-    _hash_values(h, [type(ds).__name__, n, classes_of(ds), _own_ids(ds)])
-    for name, v in held.items():
-        if "cache" not in name.lower(): _hash_held(h, v, n, root if isinstance(root, (str, Path)) else "")
+    _hash_values(h, [type(ds).__name__, len(ds), classes_of(ds), _own_ids(ds)])
+    _hash_attributes(h, ds)
     if isinstance(ds, (list, tuple)): _hash_list(h, ds, "")
-    for name in ("targets", "labels"):
-        if name not in held: _hash_held(h, getattr(ds, name, None), n)
-    columns = [k for k in _LABEL_KEYS if k in (getattr(ds, "column_names", None) or ())]  # of Hugging Face
-    for k in columns: _hash_values(h, list(ds[k]))
+    _hash_labels(h, ds)
     _hash_spread(h, ds)
 
 def _hash_learner(h, ds):

@@ -28,7 +28,8 @@ from .corruptions import CORRUPTIONS, Corruption, EXTRA, pick_preset
 from .attacks import ATTACKS
 from .validation import Validation
 from .augmentation import augmix, jensen_shannon, random_crop, random_flip
-from .terms import Consistency, Perturbed, TermsCallback, _label, _transforms
+from .terms import _transforms
+from .terms import Consistency, Perturbed, TermsCallback, _label
 from .heads import HeadFirstCallback
 
 # %% ../nbs/15_enhancement.ipynb #444a5a8b

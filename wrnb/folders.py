@@ -58,14 +58,16 @@ def _search(folder):
     return sorted(set(names) - hidden), sorted(hidden)
 
 # %% ../nbs/03d_folders.ipynb #8e370982
+def _warn_left_out(folder, others):
+    "Warn of pictures that belong to no class"
+    left_out = f"pictures in {folder} left out, hidden or beside the class folders"
+    if others: warnings.warn(f"{left_out}: {len(others)} ({others[0]})")
+
 def _class_pictures(folder):
-    "Names of a folder's pictures that lie in a class, below `folder`; warn of the others"
+    "Names of a folder's pictures that lie in a class, below `folder`"
     shown, hidden = _search(folder)
     pictures = [n for n in shown if "/" in n]
-    others = hidden + [n for n in shown if "/" not in n]
-    if others:
-        left = f"pictures in {folder} left out: {len(others)}"
-        warnings.warn(f"{left}, hidden or beside the class folders, such as {others[0]}")
+    _warn_left_out(folder, hidden + [n for n in shown if "/" not in n])
     if not pictures: raise WrnbError(f"{folder} holds no images: it needs a sub-folder of images for each class")
     _check_filled(folder, {n.split("/")[0] for n in pictures})
     return pictures
@@ -138,7 +140,7 @@ def _file_set(path, split, size=None, classes=None, nested=False):
     files = [str(path/n) for n in names]
     size, why = _brought_to(size, files)
     origin = f"{split or 'all'}/ of {path.name}: pictures of {size} pixels, {why}"
-    return ImageSet(files, [number[c] for c in own], list(number), names, path.name, size, origin)
+    return ImageSet(files, [number[c] for c in own], list(number), names, path.name, size=size, origin=origin)
 
 # %% ../nbs/03d_folders.ipynb #0933dbc0
 _IN_MEMORY = 2**29  # bytes
@@ -206,16 +208,20 @@ def _train_folder(path, test_share):
 # %% ../nbs/03d_folders.ipynb #b9c6f93d
 _SHARE = .2  # of the training images are test images, if those in test/ have no classes
 
+def _warn_passed_over(path, own, labelled, share):
+    "Warn if the first folder of test images has no classes, and say what is taken instead"
+    if own[:1] == labelled[:1]: return
+    instead = f"{labelled[0]}/ is" if labelled else f"{share:.0%} of the training images are"
+    warnings.warn(f"{path/own[0]} has no class folders: {instead} taken for the test")
+
 def _test_folder(path, test_share):
-    "The sub-folder of the test images, or None if they are to be drawn; warn if one without classes is passed over"
+    "The sub-folder of the test images, or None if they are to be drawn"
     own = [s for s in TEST_FOLDERS if (path/s).is_dir()]
     labelled = [s for s in own if _has_classes(path/s)]
     if labelled and test_share is not None:
         raise WrnbError(f"test_share={test_share} draws test images, but {path} has {labelled[0]}/: leave it out")
     if not own and test_share is None: raise WrnbError(f"{path} has no test/ or val/: {_NEEDS}")
-    if own[:1] != labelled[:1]:
-        instead = f"{labelled[0]}/ is" if labelled else f"{test_share or _SHARE:.0%} of the training images are"
-        warnings.warn(f"{path/own[0]} has no class folders: {instead} taken for the test")
+    _warn_passed_over(path, own, labelled, test_share or _SHARE)
     return labelled[0] if labelled else None
 
 # %% ../nbs/03d_folders.ipynb #e1ee7ca4

@@ -46,8 +46,8 @@ class ImageSet(Images):
 
     def _like(self, items, labels, classes=None, ids=None):
         "A set of other images under the same name"
-        ids = self.ids if ids is None else ids
-        return ImageSet(items, labels, classes or self.classes, ids, self.name, self.size, self.origin)
+        classes, ids = classes or self.classes, self.ids if ids is None else ids
+        return ImageSet(items, labels, classes, ids, self.name, size=self.size, origin=self.origin)
 
 # %% ../nbs/03c_image_sets.ipynb #9e688998
 def _class_numbers(labels):

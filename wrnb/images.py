@@ -25,18 +25,22 @@ from .core import WrnbError
 from .pictures import _rgb
 
 # %% ../nbs/03b_images.ipynb #73dbb3ce
-def _whole_numbers(values):
-    "A flat array of booleans or integers from a list, an array, a tensor, a Series or a number; None from anything else"
+def _plain_array(values):
+    "An array from whatever can be one; pandas' objects become booleans or integers again"
     if isinstance(values, torch.Tensor): values = values.detach().cpu().numpy()
     elif isinstance(values, Iterable) and not hasattr(values, "__array__"): values = list(values)
-    try: v = np.array(np.asarray(values).tolist())  # so that pandas' objects become booleans or integers again
-    except ValueError: v = np.array("lists of several lengths")
+    try: return np.array(np.asarray(values).tolist())
+    except ValueError: return np.array("lists of several lengths")
+
+def _whole_numbers(values):
+    "A flat array of booleans or integers from a list, array, tensor, Series or number; None from anything else"
+    v = _plain_array(values)
     if not v.size: return np.zeros(0, np.int64)
     if v.dtype.kind == "f" and np.array_equal(v, np.floor(v)): v = v.astype(np.int64)
-    fits = v.dtype.kind in "biu" and v.ndim <= 1 and (v.ndim or v.dtype != bool)
-    return v.reshape(-1) if fits else None
+    is_single_bool = v.ndim == 0 and v.dtype == bool
+    return v.reshape(-1) if v.dtype.kind in "biu" and v.ndim <= 1 and not is_single_bool else None
 
-# %% ../nbs/03b_images.ipynb #27770902
+# %% ../nbs/03b_images.ipynb #53f137fe
 def _masked(mask, n, name, labels):
     "Places at which a mask is true; `labels` is the mask's own index, if it is a Series"
     if len(mask) != n: raise WrnbError(f"{name} is a mask of {len(mask)} for {n} images: give one value per image")
@@ -44,9 +48,16 @@ def _masked(mask, n, name, labels):
     if shuffled: raise WrnbError(f"{name} is a mask whose index is in another order: give mask.sort_index()")
     return np.flatnonzero(mask)
 
-# %% ../nbs/03b_images.ipynb #4029e178
+def _check_places(v, n, name):
+    "Raise `WrnbError` unless all numbers are places among `n` images, and not a mask of 0 and 1"
+    outside = v[(v < 0) | (v >= n)]
+    if len(outside): raise WrnbError(f"{name} has {outside[0]}, outside the {n} images: give numbers from 0 to {n-1}")
+    if len(v) == n > 4 and v.max() <= 1:
+        raise WrnbError(f"{name} holds {n} times 0 or 1, like a mask of integers: give booleans, as in mask == 1")
+
+# %% ../nbs/03b_images.ipynb #1bb404a1
 def indices(
-    idxs, # whole numbers, or a mask with one boolean per image: a list, array, tensor, Series, range or single number
+    idxs, # whole numbers, or a mask with one boolean per image: a list, array, tensor, Series, range or number
     n:int, # number of images
     name:str="idxs", # the argument, as you write it
 )->np.ndarray: # places from 0 to n-1, int64, in the order given
@@ -54,10 +65,7 @@ def indices(
     v = _whole_numbers(range(n)[idxs] if isinstance(idxs, slice) else idxs)
     if v is None: raise WrnbError(f"{name} does not say which images: give whole numbers, or one boolean per image")
     if v.dtype == bool: return _masked(v, n, name, idxs.index if hasattr(idxs, "iloc") else None)
-    outside = v[(v < 0) | (v >= n)]
-    if len(outside): raise WrnbError(f"{name} has {outside[0]}, outside the {n} images: give numbers from 0 to {n-1}")
-    if len(v) == n > 4 and v.max() <= 1:
-        raise WrnbError(f"{name} holds {n} times 0 or 1, like a mask of integers: give booleans, as in mask == 1")
+    _check_places(v, n, name)
     return v.astype(np.int64)
 
 # %% ../nbs/03b_images.ipynb #78b3be08
@@ -65,20 +73,20 @@ def _tensor(x, name):
     "An image of any type as a tensor"
     if isinstance(x, Image.Image): x = np.array(_rgb(x, name))
     if isinstance(x, (list, tuple)): x = np.asarray(x)
-    if isinstance(x, np.ndarray) and x.dtype.kind in "buif":
-        x = torch.from_numpy(np.require(x, x.dtype.newbyteorder("="), "CW"))
+    if isinstance(x, np.ndarray) and x.dtype.kind in "buif": return torch.from_numpy(_native(x))
     if isinstance(x, torch.Tensor): return x.as_subclass(torch.Tensor).detach()
     raise WrnbError(f"{name} is of type {type(x).__name__}, not an image: give a tensor, array or Pillow picture")
+
+def _native(x): return np.require(x, x.dtype.newbyteorder("="), "CW")
 
 # %% ../nbs/03b_images.ipynb #0420f176
 def _channels_first(x, name):
     "The image as [3, height, width]"
+    y = x[None] if x.dim() == 2 else x
+    if y.dim() == 3 and y.shape[0] not in (1, 3) and y.shape[2] in (1, 3): y = y.permute(2, 0, 1)
+    if y.dim() == 3 and y.shape[0] in (1, 3) and y.numel(): return y.expand(3, -1, -1)
     shape = " x ".join(map(str, x.shape))
-    if x.dim() == 2: x = x[None]
-    if x.dim() == 3 and x.shape[0] not in (1, 3) and x.shape[2] in (1, 3): x = x.permute(2, 0, 1)
-    if x.dim() != 3 or x.shape[0] not in (1, 3) or 0 in x.shape:
-        raise WrnbError(f"{name} has the shape {shape}: give 3 x height x width (or one channel, or channels last)")
-    return x.expand(3, -1, -1)
+    raise WrnbError(f"{name} has the shape {shape}: give 3 x height x width (or one channel, or channels last)")
 
 def _pixels(x, name):
     "Any image as float32 [3, height, width]; levels of 8 bits become [0,1]"
@@ -89,14 +97,18 @@ def _pixels(x, name):
     raise WrnbError(f"{name} has pixels of type {kind}, whose white nobody knows: give uint8 or floats in [0,1]")
 
 # %% ../nbs/03b_images.ipynb #57247d12
+def _label_array(y, name):
+    "A label as an array of numbers or text"
+    v = np.asarray(y.detach().cpu() if isinstance(y, torch.Tensor) else y)
+    if v.size and v.dtype.kind in "buifU": return v
+    raise WrnbError(f"{name} has the label {y!r:.60}: give the number of its class")
+
 def _class_number(y, name, classes):
     "The number of a class from a label of any type"
-    if isinstance(y, str): return _looked_up(y, name, classes)
-    v = np.asarray(y.detach().cpu() if isinstance(y, torch.Tensor) else y)
-    if v.dtype.kind == "U" and v.size == 1: return _looked_up(v.item(), name, classes)
-    if v.dtype.kind not in "buif" or not v.size: raise WrnbError(f"{name} has the label {y!r:.60}: give a class's number")
+    v = _label_array(y, name)
     if v.size > 1: return _one_hot(v, name, classes)
-    if v.dtype.kind == "f": raise WrnbError(f"{name} has the label {v.item()}, a float: give a class's number, an integer")
+    if v.dtype.kind == "U": return _looked_up(v.item(), name, classes)
+    if v.dtype.kind == "f": raise WrnbError(f"{name} has the label {v.item()}, a float: give an integer")
     number = int(v.item())
     if number >= 0 and (classes is None or number < len(classes)): return number
     known = f"{len(classes)} classes" if classes else "classes"
@@ -215,18 +227,25 @@ def classes_of(
     return _texts(own, "classes") or None
 
 # %% ../nbs/03b_images.ipynb #3ba4fd12
-def _not_a_dataset(ds):
-    "What `ds` is and what to give instead, if it is not a map-style dataset; else None"
-    if isinstance(ds, (str, os.PathLike)): return "is a path: give load_data(path)[0] or folder_set(path, 'train')"
-    if isinstance(ds, (DataLoader, FastaiLoader)): return "gives batches, not images: give its dataset, as in loader.dataset"
-    if isinstance(ds, DataLoaders): return "gives batches, not images: give the Learner or dls.train_ds"
-    if isinstance(ds, Mapping): return f"has parts ({_some(list(map(str, ds)))}): give one, for example ds['train']"
-    if _is_array(ds): return "has no labels: give TensorDataset(x, y)"
-    if isinstance(ds, (tuple, list)) and ds and _is_array(ds[0]): return "is not a list of pairs: give TensorDataset(x, y)"
-    if isinstance(ds, IterableDataset) or not (hasattr(ds, "__len__") and hasattr(ds, "__getitem__")):
-        return "cannot be asked for one image by its number: give a map-style dataset, for example list(ds)"
+_INSTEAD = {
+    (str, os.PathLike): "is a path: give load_data(path)[0] or folder_set(path, 'train')",
+    (DataLoader, FastaiLoader): "gives batches, not images: give its dataset, as in loader.dataset",
+    (DataLoaders,): "gives batches, not images: give the Learner or dls.train_ds",
+    (Mapping,): "has several parts: give one of them, for example ds['train']",
+    (torch.Tensor, np.ndarray): "has no labels: give TensorDataset(x, y)",
+}  # what is given in place of a dataset, and what to give instead
 
 def _is_array(v): return isinstance(v, (torch.Tensor, np.ndarray)) or hasattr(v, "iloc")
+
+def _not_a_dataset(ds):
+    "What is wrong with `ds` and what to give instead, if it is not a map-style dataset; else None"
+    known = [words for kinds, words in _INSTEAD.items() if isinstance(ds, kinds)]
+    if known: return known[0]
+    if hasattr(ds, "iloc"): return "is a table: give a dataset of pairs (image, label)"
+    if isinstance(ds, (tuple, list)) and ds and _is_array(ds[0]):
+        return "is not a list of pairs: give TensorDataset(x, y)"
+    if isinstance(ds, IterableDataset) or not (hasattr(ds, "__len__") and hasattr(ds, "__getitem__")):
+        return "cannot be asked for one image by its number: give a map-style dataset, for example list(ds)"
 
 # %% ../nbs/03b_images.ipynb #af6020cc
 def _check_dataset(ds):
@@ -239,7 +258,7 @@ def _check_dataset(ds):
 def _place(i, n):
     "Number `i` of `n` things; a negative one counts from the end. Raise `IndexError` outside, as a list does"
     i = index(i)
-    if not -n <= i < n: raise IndexError(f"there is no image {i} among {n}")
+    if not -n <= i < n: raise IndexError(f"image {i} is outside the {n} images")
     return i % n
 
 # %% ../nbs/03b_images.ipynb #b1878121
@@ -299,6 +318,6 @@ def _check_sizes(xs, names):
 def as_images(
     ds, # any map-style dataset
 )->Dataset: # itself, if its items are pixels and class numbers already
-    "A dataset of (pixels in [0,1], class number) with `ids` and `classes`. Raise `WrnbError` if `ds` is none, or empty"
+    "A dataset of (pixels in [0,1], class number) with `ids` and `classes`. Raise `WrnbError` if `ds` cannot be one"
     _check_dataset(ds)
     return ds if isinstance(ds, Images) else Images(ds)

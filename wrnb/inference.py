@@ -28,7 +28,7 @@ from .image_sets import batches
 from .learners import class_order
 from .models import as_model, check_logits, logits_in, untouched
 
-# %% ../nbs/07_inference.ipynb #81202792
+# %% ../nbs/07_inference.ipynb #5b9e65dd
 _REFUSALS = RuntimeError, ValueError, AssertionError, LookupError, TypeError
 
 def _answer(net, x):
@@ -36,10 +36,10 @@ def _answer(net, x):
     try:
         with torch.no_grad(): return net.to(x.device)(x)
     except _REFUSALS as e:
-        what = f"{'images' if len(x) > 1 else 'a single image'} of {x.shape[2]} x {x.shape[3]} px"
         why = (str(e).strip() or type(e).__name__).splitlines()[0]
-        raise WrnbError(f"the model cannot take {what} ({why}): "
-                        "give size= another value, or model= another model") from e
+        what, size = f"images of {x.shape[2]} x {x.shape[3]} px", "size= another value, or "
+        if len(x) == 1: what, size = "an image by itself", ""
+        raise WrnbError(f"the model cannot take {what} ({why}): give {size}model= another model") from e
 
 # %% ../nbs/07_inference.ipynb #6afba969
 def _warn_of_probabilities(logits):
@@ -99,12 +99,14 @@ def check_classifier(
         raise WrnbError(f"the model's classes are {', '.join(known)}, and the data's are in another order: "
                         "load the model with classes= those of the data, or use match_classes")
 
-# %% ../nbs/07_inference.ipynb #c425b6dd
+# %% ../nbs/07_inference.ipynb #d3ab4f0e
 class _Call(NamedTuple):
     "One call of a torch function"
     function:object # which
     read:list # what it was given
     result:object # what it returned
+
+_SHAPE = torch.Tensor.dim, torch.Tensor.size, torch.Tensor.stride, torch.Tensor.shape.__get__
 
 class _Watch(TorchFunctionMode):
     "Keeps each call of a torch function that may read values"
@@ -114,7 +116,7 @@ class _Watch(TorchFunctionMode):
 
     def __torch_function__(self, f, types, args=(), kwargs=None):
         result = f(*args, **(kwargs or {}))
-        if f not in (torch.Tensor.dim, torch.Tensor.size, torch.Tensor.shape.__get__):
+        if f not in _SHAPE:
             self.calls.append(_Call(f, tree_leaves((args, kwargs)), result))
         return result
 
@@ -253,11 +255,12 @@ class InferenceModel:
             if self.forward is None: self._prepare(x)
             with self.autocast(): return logits_in(self.forward(x)).float()
 
-# %% ../nbs/07_inference.ipynb #e90d3512
+# %% ../nbs/07_inference.ipynb #270e0a36
 @patch
 def _prepare(self:InferenceModel, x):
     "Fold the copy, and compile it if it is to be compiled, with the first images"
     two = x[:2] if len(x) > 1 else x.repeat(2, 1, 1, 1)
+    self.net(two)  # shows in which way the body takes images
     if self.net.dtype == torch.float32: _fold(self.net, two)
     self.forward = _compiled(self.net) if self.compile else self.net
 

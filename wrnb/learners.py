@@ -31,7 +31,25 @@ def _differing(names, wanted):
     only = [[n for n in a if n not in set(b)] for a, b in ((names, wanted), (wanted, names))]
     return [f"{len(a)} classes, of which the other lacks {_some(o) or 'none'}" for a, o in zip((names, wanted), only)]
 
-# %% ../nbs/03e_learners.ipynb #b179c379
+# %% ../nbs/03e_learners.ipynb #d4eb995f
+def _warn_of_numbers(names, wanted, whose):
+    "Warn if one side has only numbers, of as many classes as the other; returns whether that is so"
+    sides = {whose: names, "the data": wanted}
+    nameless = [side for side, own in sides.items() if _are_numbers(own)]
+    if not nameless or len(names or wanted) != len(wanted or names): return False
+    other = next(side for side in sides if side != nameless[0])
+    warnings.warn(f"{nameless[0]} has no class names, only numbers: they are taken to count as {other} does")
+    return True
+
+def _check_same_names(names, wanted, whose):
+    "Raise `WrnbError` unless both sides have the same names, each of them once"
+    if Counter(names) != Counter(wanted):
+        own, others = _differing(names, wanted)
+        raise WrnbError(f"{whose} has the classes {own}; the data {others}: rename one side so that both agree")
+    twice = len(set(names)) < len(names)
+    if twice: raise WrnbError(f"{whose} has two classes of one name, and another order: rename them")
+
+# %% ../nbs/03e_learners.ipynb #abb20000
 def class_order(
     names:list, # class names on one side, in its own order; None if it has none
     wanted:list, # class names on the other side; None if it has none
@@ -39,19 +57,9 @@ def class_order(
 )->list: # for each of `wanted`, its place in `names`
     "The place of each wanted class on the other side. Raise `WrnbError` unless the names are the same"
     names, wanted = _texts(names, "classes"), _texts(wanted, "classes")
-    in_order = list(range(len(names or wanted or ())))
-    if names == wanted: return in_order
-    sides = {whose: names, "the data": wanted}
-    nameless = [side for side, own in sides.items() if _are_numbers(own)]
-    if nameless and len(names or wanted) == len(wanted or names):
-        other = next(side for side in sides if side != nameless[0])
-        warnings.warn(f"{nameless[0]} has no class names, only numbers: they are taken to count as {other} does")
-        return in_order
-    if Counter(names) != Counter(wanted):
-        own, others = _differing(names, wanted)
-        raise WrnbError(f"{whose} has the classes {own}; the data {others}: rename one side so that both agree")
+    if names == wanted or _warn_of_numbers(names, wanted, whose): return list(range(len(names or wanted or ())))
+    _check_same_names(names, wanted, whose)
     place = {name: i for i, name in enumerate(names)}
-    if len(place) < len(names): raise WrnbError(f"{whose} has two classes of one name, and another order: rename them")
     return [place[name] for name in wanted]
 
 # %% ../nbs/03e_learners.ipynb #bd033f35

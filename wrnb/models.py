@@ -78,7 +78,7 @@ def logits_in(
     raise WrnbError(f"the model returns a {type(out).__name__}, not logits [N, classes]: "
                     "wrap it so that it returns them")
 
-# %% ../nbs/05_models.ipynb #634bd784
+# %% ../nbs/05_models.ipynb #5e0eda6f
 class PixelModel(nn.Module):
     "A classifier of pixels in [0,1] that normalises inside, so that a radius means what it says"
     classes = None # names of the outputs, if known
@@ -97,14 +97,9 @@ class PixelModel(nn.Module):
         self.grey = self.contiguous = False  # does the body need one channel, or plain order?
         self.settled = False # is that known?
 
-    def forward(self, x):
-        if self.settled: return self._ask(x)
-        try: out = self._ask(x)
-        except RuntimeError as e: out = self._ask_otherwise(x, e)
-        self.settled = True
-        return out
+    def forward(self, x): return self._ask(x) if self.settled else self._settle(x)
 
-# %% ../nbs/05_models.ipynb #eba03ae7
+# %% ../nbs/05_models.ipynb #a9affde5
 def _dtype(net):
     "What a network computes in: the type of its first weights"
     return next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
@@ -119,14 +114,22 @@ def _ask(self:PixelModel, x):
     logits = logits_in(self.body(x.to(self.dtype)))
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
+_OTHERWISE = re.compile("to have 1 channels, but got 3|mat1 and mat2 shapes|view size is not compatible")
+
 @patch
-def _ask_otherwise(self:PixelModel, x, e):
-    "Ask again in the way that the error calls for; raise the error if it calls for none"
-    if "to have 1 channels, but got 3" in str(e) and not self.grey: self.grey = True
-    elif "view size is not compatible" in str(e) and not self.contiguous: self.contiguous = True
-    else: raise e
-    try: return self._ask(x)
-    except RuntimeError as again: return self._ask_otherwise(x, again)
+def _settle(self:PixelModel, x):
+    "The body's logits, asked for in the first way that it takes"
+    first = None
+    for self.grey, self.contiguous in ((False, False), (False, True), (True, False), (True, True)):
+        try: out = self._ask(x)
+        except RuntimeError as e:
+            first = first or e
+            if _OTHERWISE.search(str(e)): continue
+            break
+        self.settled = True
+        return out
+    self.grey = self.contiguous = False
+    raise first
 
 @patch
 def _apply(self:PixelModel, fn, recurse=True):
@@ -321,7 +324,7 @@ def from_learner(
     "A learner's model with its `Normalize` taken inside; raise `WrnbError` if it is no classifier"
     return as_model(learn).eval()
 
-# %% ../nbs/05_models.ipynb #da863f26
+# %% ../nbs/05_models.ipynb #1f983a74
 def _keep_layer(layer):
     "A function that gives a layer its mode and buffers back, as they are now"
     mode = getattr(layer, "training", None)
@@ -330,7 +333,7 @@ def _keep_layer(layer):
         if mode is not None: layer.training = mode
         for name, (buffer, values) in buffers.items():
             layer._buffers[name] = buffer
-            if not torch.equal(buffer, values): buffer.copy_(values)
+            if not (buffer.is_meta or torch.equal(buffer, values)): buffer.copy_(values)
     return give_back
 
 def _keep_weight(p):
@@ -356,7 +359,7 @@ def _same_random_state():
         np.random.set_state(states[1])
         if not gpus and torch.cuda.is_initialized(): torch.cuda.manual_seed_all(seed)
 
-# %% ../nbs/05_models.ipynb #d2ea5976
+# %% ../nbs/05_models.ipynb #45c48fb9
 @contextmanager
 def untouched(
     *models, # modules or fastai Learners
@@ -365,14 +368,14 @@ def untouched(
     modules = [m if isinstance(m, nn.Module) else as_model(m).body for m in models]
     layers = list({id(layer): layer for m in modules for layer in m.modules()}.values())
     weights = {id(p): p for m in modules for p in m.parameters() if not nn.parameter.is_lazy(p)}
-    modes = [getattr(m, "training", False) for m in modules]
+    modes = [(m, m.training) for m in modules if hasattr(m, "training")]  # a frozen one has no mode
     kept = [*map(_keep_layer, layers), *map(_keep_weight, weights.values())]
     with _same_random_state():
         try:
-            for m in modules: m.eval()
+            for m, _ in modes: m.eval()
             yield
         finally:
-            for m, mode in zip(modules, modes): m.train(mode)
+            for m, mode in modes: m.train(mode)
             with torch.no_grad():
                 for give_back in kept: give_back()
 

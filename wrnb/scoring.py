@@ -21,9 +21,7 @@ from torch.utils.data import Dataset
 from .core import WrnbError, check_choice, check_range, check_whole, first_process, pick_device, wilson
 from .randomness import fold_in, image_keys, normal, uniform
 from .runs import COLUMNS, Run, in_parts, own_parts, read_table, write_table
-from .image_sets import batches
-from .learners import images_of
-from .data import data_hash
+from .data import batches, data_hash, images_of
 from .models import as_model, check_logits, untouched, weights_hash
 from .inference import InferenceModel, check_classifier, check_precision
 
@@ -79,10 +77,6 @@ class _Scorer:
     batch_size:int=512 # rows of a forward pass
     workers:int=0 # processes that decode images ahead
     device:torch.device="cpu" # where to compute
-
-    def __post_init__(self):
-        self.batch_size = check_whole("batch_size", self.batch_size, 1)
-        self.workers = check_whole("workers", self.workers, 0)
 
 # %% ../nbs/09_scoring.ipynb #f95903d8
 @patch
@@ -339,10 +333,8 @@ def _search(n_images, first, noise, top_k=None, certify=None, budget=None, **sto
     for name, value in stops.items(): check_range(name, value, 0, 1, above=True)
     least = n_images*(1 + first)
     if budget is not None: stops["budget"] = check_whole("budget", budget, least)
-    if top_k is None and stops:
-        name = list(stops)[-1]
-        raise WrnbError(f"{name}= ends a search for the weakest: give top_k= with it, or leave it out")
-    if top_k is None: return None
+    if top_k is None and not stops: return None
+    if top_k is None: raise WrnbError(f"{min(stops)}= ends a search: give top_k= with it, or leave it out")
     budget = np.inf if stops else max(51*n_images//6, least)
     return _Search(check_whole("top_k", top_k, 1, n_images), first, **dict(budget=budget) | stops)
 
@@ -396,10 +388,12 @@ def score_robustness(
     with untouched(model):
         check_classifier(model, ds, device)
         forward = InferenceModel(model, device, precision, compile)
-        scorer = _Scorer(forward, ds, options["eps"], noise, options["seed"], folder=run and run.parts("score"),
-                         batch_size=batch_size, workers=workers, device=device)
+        scorer = _Scorer(forward, ds, options["eps"], noise, options["seed"],
+                         folder=run and run.parts("score"), batch_size=check_whole("batch_size", batch_size, 1),
+                         workers=check_whole("workers", workers, 0), device=device)
         if run and not _claim(run, options, model, ds, device): return _saved(run, ds, options)
         if search: tally, rounds = _find_weakest(scorer, search)
         else: tally, rounds = scorer._all_images(options["n_neighbors"], _BLOCK), None
-    scores = Scores(_score_table(ds, tally, options["eps"], certify), ds, options, rounds)
+    table = _score_table(ds, tally, options["eps"], options.get("certify"))
+    scores = Scores(table, ds, options, rounds)
     return _save(run, scores) if run else scores
