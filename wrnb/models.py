@@ -7,15 +7,10 @@ __all__ = ['STATS', 'IMAGENET_STATS', 'normalisation', 'logits_in', 'PixelModel'
            'save_weights', 'weights_hash', 'as_model', 'from_learner', 'untouched', 'check_logits']
 
 # %% ../nbs/05_models.ipynb #676f6840
+import hashlib, pickle, random, re, struct, warnings
 from collections.abc import Mapping
 from contextlib import contextmanager
-import hashlib
 from pathlib import Path
-import pickle
-import random
-import re
-import struct
-import warnings
 
 from fastai.data.transforms import CategoryMap, MultiCategorize, Normalize, RegressionSetup
 from fastcore.basics import patch
