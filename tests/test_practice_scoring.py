@@ -99,13 +99,12 @@ class FirstPixel(nn.Module):
 
 
 def test_a_search_does_not_prefer_the_first_images():
-    x = torch.full((600, 3, 16, 16), .45)
+    x = torch.full((600, 3, 16, 16), .4)  # never harmed: all are equal
     x[:, 2] = torch.arange(600)[:, None, None]/600  # other noise for each
     y = torch.zeros(600, dtype=torch.int64)
-    scores = score_robustness(FirstPixel(), TensorDataset(x, y), eps=.1, top_k=60, budget=2000, device="cpu")
-    asked = scores.table.n_neighbors.to_numpy()
-    first, second = asked[:300].mean(), asked[300:].mean()
-    assert .8 < first/second < 1.25
+    scores = score_robustness(FirstPixel(), TensorDataset(x, y), eps=.1, top_k=60, budget=1400, device="cpu")
+    more = scores.table.n_neighbors.to_numpy() - 1
+    assert more[:300].sum() > 60 and more[300:].sum() > 60
 
 
 def test_labels_count_as_they_are():
