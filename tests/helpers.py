@@ -113,7 +113,7 @@ def spoil(path, n=200):
     def put(raw):
         path.write_bytes(raw)
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
-    put(whole[:-n] + bytes(n))
+    put(whole[:-n] + b"\xff"*n)  # zeros can be read as a picture
     return lambda: put(whole)
 
 

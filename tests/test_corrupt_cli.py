@@ -155,7 +155,7 @@ def test_the_summary_names_the_source(arrays, digits_model, tmp_path, capsys):
     command = ["evaluate", tmp_path/"run", *RUN, "--model", digits_model, "--severities", "3"]
     run(*command, "--on", arrays)
     out = capsys.readouterr().out
-    for words in ("made by wrnb, .npy", "Errors in percent on 40 test images:", "corruption_error", "95 % interval"):
+    for words in ("made by wrnb, .npy", "Errors in percent on 40 test images:", "corruption error", "95 % interval"):
         assert words in out
     run(*command, "--attacks")
     assert "made in memory" in capsys.readouterr().out
@@ -218,7 +218,7 @@ CASES = {  # command -> what the line names
     "corrupt {pictures} --out {new} --size 8": "too small",
     "corrupt {cut} --out {new}": "cannot be read as an image",
     "corrupt digits --out {arrays} --limit 40 --seed 1": "corrupt --seed 0, not 1",
-    "corrupt digits --out {arrays} --limit 39": "corrupt DATA ",
+    "corrupt digits --out {arrays} --limit 39": "made with other data",
     "corrupt digits --out {pictures}": "is not empty and was not made by wrnb corrupt",
     "corrupt digits --out {run}": "is not empty and was not made by wrnb corrupt",
     "evaluate {new}": "is not a run folder: make one with wrnb run or wrnb score, or name --data and --model",

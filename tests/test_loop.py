@@ -327,7 +327,7 @@ CASES = {  # command -> what the line names
     "sing": "sing",
     # a run folder of other data, another model, other options
     "run digits --out {base} --limit 100 --test-limit 60": "{base} was made with setup --limit 200, not 100",
-    "score cifar10 --model digits_net --out {base} --limit 200 --test-limit 60": "setup DATA digits, not cifar10",
+    "score cifar10 --model digits_net --out {base} --limit 200 --test-limit 60": "made with other data",
     "score digits --model resnet20 --out {base} --limit 200 --test-limit 60": "--model digits_net, not resnet20",
     BASE + " --eps .2": "score --eps 0.3, not 0.2",
     BASE + " --seed 1": "setup --seed 0, not 1",

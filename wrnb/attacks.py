@@ -153,7 +153,8 @@ def _attack_batch(model, x, y, s, seed, name):
     with _attacked(model) as net:
         x, y = x.detach().contiguous(memory_format=torch.channels_last), y.to(x.device, copy=True)
         keys = fold_in(image_keys(x, seed), s.start)
-        def watch(g, right): _warn_if_flat(g, right, keys[0].item(), model, name)
+        def watch(g, right):
+            if len(keys): _warn_if_flat(g, right, keys[0].item(), model, name)
         def search(i, r=None):
             own = keys[i] if r is None else fold_in(keys[i], r)
             d = _STARTS[s.start](own, x.shape[1:], s).to(x.dtype)

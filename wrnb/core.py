@@ -191,7 +191,9 @@ def progress(
 ):
     "Go through `it` with a progress bar, in a terminal or a notebook; silent if the output is a file or a pipe"
     if not shows_progress(): return iter(it)
-    return progress_bar(it, total=total, leave=False, comment=label)
+    bar = progress_bar(it, total=total, leave=False)
+    bar.comment = label  # in a terminal the bar takes no comment when it is made
+    return bar
 
 # %% ../nbs/00_core.ipynb #47fb3818
 def print_line(

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from .core import WrnbError, plain_number, wilson
 from .runs import COLUMNS
 from .images import Images, as_images, classes_of
-from .image_sets import batches
+from .image_sets import batches, subset
 from .learners import class_order
 from .models import as_model, check_logits, logits_in, untouched
 from .pretrained import warn_if_chance
@@ -116,8 +116,7 @@ def fitted(
     "The perturbation, fitted on some images if it has a `fit` (the universal attack has)"
     if not hasattr(p, "fit"): return p
     if not len(ds): raise WrnbError(f"there are no images to find {p.name} on: give some")
-    x, y = next(iter(batches(ds, [list(range(min(n, len(ds))))])))
-    return p.fit(model, x.to(device), y.to(device), seed=seed)
+    return p.fit(model.to(device), subset(ds, range(min(n, len(ds)))), None, seed=seed)
 
 # %% ../nbs/22_measurement.ipynb #63d7e520
 @dataclass
