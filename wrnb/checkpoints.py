@@ -99,7 +99,9 @@ def _prefix(state, want, path):
 # %% ../nbs/10_checkpoints.ipynb #17a2341c
 _OTHER = "give model= another name or file"
 
-def first_of(names):
+def first_of(
+    names, # names of weights
+):
     "Names for a message: all, or the first ones of many"
     text = ", ".join(map(str, names))
     return text if len(text) < 100 else text[:97] + "..."

@@ -586,7 +586,8 @@ def _check_form(x):
     if not isinstance(x, torch.Tensor):
         raise WrnbError(f"images are of type {type(x).__name__}, not a tensor [N, 3, height, width] in [0,1]: "
                         "convert an array of 8-bit pictures by torch.from_numpy(x).permute(0, 3, 1, 2)/255")
-    if x.dim() == 3: raise WrnbError(f"images have shape {tuple(x.shape)}, not [N, 3, height, width]: give a batch, x[None]")
+    if x.dim() == 3:
+        raise WrnbError(f"images have shape {tuple(x.shape)}, not [N, 3, height, width]: give a batch, x[None]")
     if x.dim() != 4 or x.shape[1] != 3 or not x.is_floating_point(): check_pixels(x)
     return x
 

@@ -90,7 +90,9 @@ def is_pretrained(self:Setup)->bool:
     return input_size(self.model) is not None
 
 @patch
-def knows(self:Setup, classes:list)->bool:
+def knows(self:Setup,
+    classes:list, # names of the data's classes
+)->bool:
     "Does the model come with weights for these classes?"
     return knows_classes(self.model, classes)
 
