@@ -29,7 +29,8 @@ from torchvision.transforms import functional as tv
 
 from common import add_options, origin, parser, show, write_csv
 from wrnb.runs import Run
-from wrnb.data import load_data, subset
+from wrnb.image_sets import subset
+from wrnb.folders import load_data
 from wrnb.pretrained import load_model
 from wrnb.scoring import score_robustness
 

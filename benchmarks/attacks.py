@@ -20,7 +20,7 @@ import torchattacks
 from common import add_options, origin, parser, show, wait_for_gpu, write_csv
 from wrnb.attacks import ATTACKS
 from wrnb.core import pick_device
-from wrnb.data import load_data
+from wrnb.folders import load_data
 from wrnb.models import weights_hash
 from wrnb.pretrained import load_model
 

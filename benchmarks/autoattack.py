@@ -31,7 +31,7 @@ from common import add_options, begin, cross_product, origin, parser, show, wait
 from wrnb.attacks import ATTACKS, AutoAttack
 from wrnb.core import wilson
 from wrnb.runs import in_parts
-from wrnb.data import load_data
+from wrnb.folders import load_data
 from wrnb.enhancement import enhance
 from wrnb.models import weights_hash
 from wrnb.pretrained import load_model

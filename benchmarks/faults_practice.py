@@ -23,10 +23,13 @@ from wrnb.attacks import ATTACKS
 from wrnb.benchmark import compare, evaluate
 from wrnb.core import WrnbError
 from wrnb.corruptions import corrupt
-from wrnb.data import load_data, read_image, subset
+from wrnb.pictures import read_image
+from wrnb.image_sets import subset
+from wrnb.folders import load_data
 from wrnb.enhancement import enhance
 from wrnb.measurement import Clean
-from wrnb.models import logits_of, save_weights
+from wrnb.inference import logits_of
+from wrnb.models import save_weights
 from wrnb.pretrained import load_model
 from wrnb.runs import Run, read_table, write_table
 from wrnb.scoring import score_robustness
@@ -317,15 +320,15 @@ def averaged():
     return torch.optim.swa_utils.AveragedModel(load_model("digits_net", 10).body).state_dict()
 
 
-DIGITS = list("0123456789")
+ANIMALS = "ant bee cat dog elk fox gnu hen ibex jay".split()
 
 
 def reordered(folder):
     "The file says that its outputs are in another order: they are put into the data's"
-    torch.save(dict(state_dict=weights(), classes=DIGITS[::-1]), folder/"net.pt")
+    torch.save(dict(state_dict=weights(), classes=ANIMALS[::-1]), folder/"net.pt")
     plain = load_model("digits_net", 10)
     plain.body.load_state_dict(weights())
-    net, x = load_model(f"digits_net@{folder}/net.pt", 10, classes=DIGITS), torch.rand(2, 3, 32, 32)
+    net, x = load_model(f"digits_net@{folder}/net.pt", 10, classes=ANIMALS), torch.rand(2, 3, 32, 32)
     with torch.no_grad(): return torch.allclose(net.eval()(x), plain.eval()(x).flip(1), atol=1e-5)
 
 
@@ -357,12 +360,12 @@ def checkpoint_cases():
         "an optimizer alone": lambda: dict(optimizer=dict(state={}, param_groups=[])),
         "a key is missing": lambda: dict(list(weights().items())[1:]),
         "a list": lambda: [torch.zeros(3)]}
-    other_classes = lambda: dict(state_dict=weights(), classes=[f"animal {i}" for i in range(10)])
+    other_classes = lambda: dict(state_dict=weights(), classes=[f"plant {i}" for i in range(10)])
     return ([Case(f"checkpoint: {name}", loads(make)) for name, make in makes.items()]
             + [Case("checkpoint: classes in the same order", loads(
-                lambda: dict(state_dict=weights(), classes=DIGITS), classes=DIGITS)),
+                lambda: dict(state_dict=weights(), classes=ANIMALS), classes=ANIMALS)),
                Case("checkpoint: classes in another order", reordered),
-               refuse("checkpoint: other classes", loads(other_classes, classes=DIGITS)),
+               refuse("checkpoint: other classes", loads(other_classes, classes=ANIMALS)),
                Case("checkpoint: ~ in its path", saved_again)]
             + [refuse(f"checkpoint: {name}", loads(make), "net.pt") for name, make in refused.items()])
 

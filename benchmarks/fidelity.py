@@ -33,8 +33,9 @@ from common import DATA, HERE, add_options, origin, parser, write_csv
 from wrnb.core import WrnbError, wilson
 from wrnb.randomness import fold_in, image_keys
 from wrnb.corruptions import CONSTANTS, FAMILY, _MAKERS, _STILL, _truncate, corrupt
-from wrnb.data import folder_set, limited
-from wrnb.models import logits_of
+from wrnb.image_sets import limited
+from wrnb.folders import folder_set
+from wrnb.inference import logits_of
 from wrnb.pretrained import load_model
 
 sys.path.insert(0, str(HERE.parent/"tests"))

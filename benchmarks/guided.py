@@ -23,7 +23,7 @@ from common import add_options, begin, origin, parser, show, write_csv
 from wrnb.attacks import ATTACKS
 from wrnb.benchmark import evaluate
 from wrnb.runs import Run, read_table
-from wrnb.data import load_data
+from wrnb.folders import load_data
 from wrnb.enhancement import PROTOCOLS, enhance, guidance
 from wrnb.pretrained import load_model
 from wrnb.validation import Validation

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from common import DATA, add_options, origin, parser, show, write_csv
-from wrnb.data import load_data
+from wrnb.folders import load_data
 from wrnb.pretrained import load_model
 from wrnb.scoring import score_robustness
 

@@ -24,7 +24,7 @@ from wrnb.attacks import ATTACKS
 from wrnb.core import wilson
 from wrnb.randomness import fold_in, image_keys, uniform
 from wrnb.runs import in_parts
-from wrnb.data import load_data
+from wrnb.folders import load_data
 from wrnb.models import weights_hash
 from wrnb.pretrained import load_model
 

@@ -35,7 +35,8 @@ import torch
 from common import DATA, add_options, best_seconds, cross_product, origin, parser, seconds, write_csv
 from wrnb import data
 from wrnb.core import pick_device
-from wrnb.data import ImageSet, load_data
+from wrnb.image_sets import ImageSet
+from wrnb.folders import load_data
 from wrnb.pretrained import load_model
 from wrnb.inference import PRECISIONS, InferenceModel
 from wrnb.scoring import neighbor_keys, neighbors, score_robustness

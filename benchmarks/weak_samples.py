@@ -40,7 +40,7 @@ from sklearn.preprocessing import StandardScaler
 from common import add_options, named_models, origin, parser, write_csv
 from weak_vs_random import ranked
 from wrnb.core import WrnbError
-from wrnb.data import load_data
+from wrnb.folders import load_data
 from wrnb.models import weights_hash
 from wrnb.pretrained import load_model
 

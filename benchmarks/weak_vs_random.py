@@ -54,7 +54,7 @@ from common import add_options, begin, cross_product, named_models, origin, pars
 from wrnb.core import WrnbError
 from wrnb.runs import write_atomic
 from wrnb.corruptions import corruptions
-from wrnb.data import load_data
+from wrnb.folders import load_data
 from wrnb.models import weights_hash
 from wrnb.pretrained import load_model
 from wrnb.inference import InferenceModel

@@ -4,7 +4,7 @@ import resource, shutil, subprocess
 import pytest
 import torch
 
-from wrnb.data import load_data
+from wrnb.folders import load_data
 from wrnb.models import save_weights
 from wrnb.pretrained import load_model
 from wrnb.training import train

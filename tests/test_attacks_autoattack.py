@@ -12,7 +12,7 @@ from torch import nn
 from wrnb.attacks import ATTACKS, AutoAttack, worst_case
 from wrnb.benchmark import evaluate
 from wrnb.core import WrnbError
-from wrnb.data import ImageSet
+from wrnb.image_sets import ImageSet
 from wrnb.measurement import fitted, wrong_under
 
 torchattacks = pytest.importorskip("torchattacks")

@@ -229,7 +229,7 @@ CASES = {  # command -> what the line names
     NEW + " --model resnet20": "resnet20 has no checkpoint",
     NEW: "digits_net has no checkpoint",
     NEW + " --model digits_net@{hundred}": "100 outputs and the data 10 classes",
-    NEW + " --model digits_net@{nan} --attacks": "NaN or infinite logits",
+    NEW + " --model digits_net@{nan} --attacks": "the model's logits for image 0 are not finite",
     RUN_ON + " {new}": "{new}",
     RUN_ON + " {pictures}": "{pictures} holds no corrupted set",
     RUN_ON + " {half}": "{half}/fog.npy is missing",

@@ -25,7 +25,8 @@ from wrnb.attacks import ATTACKS, attacks
 from wrnb.loop import Loop
 from wrnb.runs import COLUMNS
 from wrnb.corruptions import CONSTANTS, CORRUPTIONS, EXTRA, corrupt, corruptions
-from wrnb.data import load_data, subset
+from wrnb.image_sets import subset
+from wrnb.folders import load_data
 from wrnb.enhancement import enhance, guidance
 from wrnb.models import save_weights, weights_hash
 from wrnb.pretrained import load_model

@@ -8,7 +8,7 @@ from torch import nn
 
 from helpers import CHECKPOINT, needs_checkpoint
 from wrnb.core import WrnbError
-from wrnb.data import load_data
+from wrnb.folders import load_data
 from wrnb.models import weights_hash
 from wrnb.pretrained import load_model
 from wrnb.inference import InferenceModel
@@ -98,5 +98,5 @@ def test_without_a_compiler_it_says_so_and_the_run_continues_without(cold, monke
 
 def test_what_returns_no_logits_is_named():
     class Named(nn.Module):
-        def forward(self, x): return dict(features=x)
+        def forward(self, x): return dict(features=x, more=x)
     with pytest.raises(WrnbError, match="dict"): InferenceModel(Named())(torch.rand(2, 3, 8, 8))

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 import wrnb.folders, wrnb.scoring
-from helpers import SETUP, complaint, cut, has_parts, pictures, run_command, same_bytes, start, strike, tables
+from helpers import SETUP, complaint, cut, has_parts, pictures, run_command, same_bytes, spoil, start, strike, tables
 from wrnb.cli import main
 from wrnb.core import WrnbError
 from wrnb.runs import Run
@@ -306,7 +306,7 @@ CASES = {  # command -> what the line names
     CHECKPOINT % "nothing.pt": "{bad}/nothing.pt",
     CHECKPOINT % "hundred.safetensors": "100 outputs and the data 10 classes",
     CHECKPOINT % "two.safetensors": "2 outputs and the data 10 classes",
-    CHECKPOINT % "nan.safetensors": "NaN or infinite logits",
+    CHECKPOINT % "nan.safetensors": "the model's logits for image 0 are not finite",
     CHECKPOINT % "cut.safetensors": "{bad}/cut.safetensors is damaged",
     CHECKPOINT % "trap.pt": "{bad}/trap.pt holds more than tensors and is refused",
     CHECKPOINT % "trap.pkl": "{bad}/trap.pkl",
@@ -422,15 +422,14 @@ def test_a_truncated_picture_loses_nothing(workers, bad, tmp_path, capsys, monke
     "Pictures that are read when their block comes: the blocks before it stay, and the mended set is finished"
     monkeypatch.setattr(wrnb.folders, "_IN_MEMORY", 0)
     monkeypatch.setattr(wrnb.scoring, "_BLOCK", 2)
-    data, run = pictures(tmp_path/"data"), tmp_path/"run"
-    broken = data/"train/dog/2.png"
-    whole = broken.read_bytes()
-    cut(broken)
+    data, run = pictures(tmp_path/"data", n=30), tmp_path/"run"
+    broken = sorted((data/"train").rglob("*.png"))[46]  # not among those that are tried first
+    mend = spoil(broken)
     command = ["score", str(data), "--model", f"digits_net@{bad}/two.safetensors", "--n-neighbors", "5"]
     command += ["--workers", str(workers), "--out"]
     assert f"{broken} cannot be read as an image" in complaint(capsys, *command, run)
-    if not workers: assert len(list((run/"parts/score").glob("*.parquet"))) == 2
-    broken.write_bytes(whole)
+    if not workers: assert len(list((run/"parts/score").glob("*.parquet"))) == 46//2
+    mend()
     assert main([*command, str(run)]) == 0 and main([*command, str(tmp_path/"whole")]) == 0
     assert same_bytes("scores.parquet", run, tmp_path/"whole")
 

@@ -15,7 +15,8 @@ from PIL import Image
 from wrnb.loop import Loop
 from wrnb.cli import main
 from wrnb.models import load_weights
-from wrnb.pretrained import WNIDS, knows_classes, load_model
+from wrnb.sources import WNIDS
+from wrnb.pretrained import knows_classes, load_model
 
 NAME = "torchvision:squeezenet1_1"
 KNOWN, UNKNOWN = ("n03888257", "n01440764"), ("dots", "stripes")  # a church and a tench, not in ImageNet's order

@@ -21,7 +21,9 @@ from helpers import some
 from wrnb.corrupted_sets import corrupted_set
 from wrnb.core import WrnbError, wilson
 from wrnb.runs import COLUMNS, Run, read_table, write_table
-from wrnb.data import ImageSet, folder_set, read_image, subset
+from wrnb.pictures import read_image
+from wrnb.image_sets import ImageSet, subset
+from wrnb.folders import folder_set
 from wrnb.models import load_weights, save_weights
 from wrnb.pretrained import load_model
 from wrnb.scoring import Scores, kl_bounds, misprediction, neighbor_keys, neighbors, score_robustness

@@ -12,15 +12,16 @@ import torch
 from fastai.callback.core import Callback
 from PIL import Image
 
-from helpers import ENV, cut, same_bytes
+from helpers import ENV, same_bytes, spoil
 from wrnb.cli import main
 from wrnb.core import WrnbError, this_process
 from wrnb.runs import Run
-from wrnb.data import load_data
+from wrnb.folders import load_data
 from wrnb.enhancement import enhance
 from wrnb.models import save_weights, weights_hash
 from wrnb.pretrained import load_model
-from wrnb.training import unwrapped, train
+from wrnb.callbacks import unwrapped
+from wrnb.training import train
 from wrnb.scoring import score_robustness
 
 SETUP = ["--limit", "300", "--test-limit", "30"]
@@ -291,14 +292,13 @@ def test_a_bad_image_ends_the_process_that_met_it(members, tmp_path):
     write_pictures(data, 1, "test")
     save_weights(load_model("digits_net", 2), tmp_path/"two.safetensors")
     bad = data/"train/dog/010.png"  # number 140, in block 128 of process 1
-    good = bad.read_bytes()
-    cut(bad, 300)
+    mend = spoil(bad, 300)
     members.start_all(score_files, data, tmp_path)
     members.end(1, code=2)
     assert members.printed(1).startswith(f"wrnb: {bad} cannot be read as an image")
     assert members.printed(1).count("\n") == 1
     assert members.running[0].is_alive()
-    bad.write_bytes(good)
+    mend()
     members.start(1, score_files, data, tmp_path)
     members.end()
     assert len(pd.read_parquet(tmp_path/"run/scores.parquet")) == 260
@@ -354,7 +354,7 @@ def trained(folder):
     digits, test = load_data("digits", limit=300, test_limit=101)
     learn = train(net, digits, test, epochs=3, lr=.1, bs=64, cbs=[watch], device="cpu")
     assert learn.model is net and [type(m) for m in net.modules()] == kinds
-    assert [type(d).__name__ for d in learn.dls.loaders] == ["PixelLoader"]*2
+    assert [type(d).__name__ for d in learn.dls.loaders] == ["_PictureLoader"]*2
     place = this_process()
     result = dict(first=watch.first, weights=net.state_dict(), log=learn.epoch_log)
     torch.save(result, folder/f"trained{place.rank}of{place.world}.pt")

@@ -8,9 +8,9 @@ from nbdev.config import get_config
 from PIL import Image
 
 from tools.links import check_links
-from tools.mend import mend_missing, mend_page, mend_style, with_mathml
+from tools.mend import mend_missing, mend_page, mend_style, with_mathml, with_whole_options
 from tools.overviews import GROUPS, SECTIONS, complete_search, constant_line, contents, grouped, sidebar
-from tools.pages import Pages, documentation, label
+from tools.pages import Pages, documentation, label, local_links
 from tools.readme import from_the_root
 from tools.site import build
 
@@ -78,15 +78,28 @@ def test_a_signature_has_no_address_and_a_docstring_keeps_its_stars():
     assert text.endswith("*x + eps \\* U, or `a * b`*\n\nMore.")
 
 
+def test_links_lead_to_what_has_a_place_on_a_page():
+    site = "https://wrnb.github.io/wrnb"
+    text = (f"[`Scores`]({site}/scoring.html#scores), [`_hash`]({site}/data.html#_hash), "
+            f"[`Run._x`]({site}/runs.html#run._x)")
+    assert local_links(text, site, 1) == "[`Scores`](../scoring.html#scores), `_hash`, `Run._x`"
+    assert local_links(f"[`No`]({site}/core.html#no), [a](18_scoring.ipynb#x)", site, 0) == "`No`, [a](scoring.ipynb#x)"
+
+
 # The groups of rooms
 
 def test_every_room_is_in_a_group_and_in_the_sidebar():
     pages = contents(CFG)
     rooms = [p[0] for group in grouped(pages["reference"]).values() for p in group]
-    assert rooms == [p[0] for p in pages["reference"]]
+    assert sorted(rooms) == sorted(p[0] for p in pages["reference"])
     bar = sidebar(pages)
     assert [m for m in re.findall(r"- section: (.*)", bar)] == [s[0] for s in SECTIONS.values()] + list(GROUPS)
     assert all(f"- {room}\n" in bar for room in rooms)
+
+
+def test_the_landing_page_lists_every_room():
+    text = (CFG.nbs_path/CFG.readme_nb).read_text(encoding="utf-8")
+    assert not [p.name for p in CFG.nbs_path.glob("[0-9]*.ipynb") if f"]({p.name})" not in text]
 
 
 def test_a_room_without_a_group_is_a_mistake():
@@ -165,6 +178,15 @@ def test_formulas_of_smalldocs_become_mathml_and_those_of_quarto_stay():
     assert "<mo>&#x0003C;</mo>" in with_mathml(inline)
     assert re.match(r'<math [^>]*display="block">.*&#x02211;', with_mathml(block))
     assert with_mathml(quarto) == quarto
+
+
+@pytest.mark.parametrize("option", ["--out", '<span class="at">--out</span>'], ids=["smalldocs", "quarto"])
+def test_an_option_of_a_command_stays_on_one_line(option):
+    command = f'<pre class="sourceCode bash code-with-copy"><code>wrnb score a-b {option} runs --top-k 5</code></pre>'
+    page = command + "<p>--out</p>"
+    mended = with_whole_options(page)
+    assert mended.count('<span class="at">--out</span>') == 1 and '<span class="at">--top-k</span>' in mended
+    assert "a-b" in mended and "<p>--out</p>" in mended
 
 
 FONT = "https://fonts.googleapis.com/css2?family=Lato:ital,wght@0,400;0,700;1,400&display=swap"

@@ -18,6 +18,7 @@ OPTIONAL = {"accelerate", "cv2", "timm", "torchattacks",
 HEAVY = ("torch._dynamo", "torch._inductor", "fastai.distributed")  # take seconds to import
 LATE = {"cli.py"}  # imports what its commands need after parsing, so that --help is quick
 LONG = {"corruptions.py"}  # one long idea
+HIDDEN = re.compile(r"^#\| *(?:hide\b|echo: *false)", re.M)  # a cell whose code the site doesn't show
 VARIADIC = {"Compose", "Sequential", "frombuffer", "max", "min", "print", "zip"}  # take any number, without names
 FOREIGN = re.compile(  # turns of phrase that have plainer words: "per image", "is not a number", "if there is none"
     r"\b(?:row|line|panel|sheet|file|folder|point|cell|number|images|neighbours|passes|forwards|steps|seconds|words)"
@@ -83,7 +84,7 @@ def is_export(source): return directive(source).startswith("export")
 def code_of(path):
     "The code in a file: all of a script, each code cell of a notebook"
     if path.suffix != ".ipynb": return [Code(path, path.read_text(encoding="utf-8"))]
-    return [Code(path, source, k, visible=not is_export(source) and "#| hide" not in source)
+    return [Code(path, source, k, visible=not is_export(source) and not HIDDEN.search(source))
             for k, source in cells_of(path, "code")]
 
 
@@ -114,15 +115,16 @@ def is_data(line):
 
 
 def written_lines(code):
-    "(number, line) of the lines that somebody wrote: all but the list `__all__`, which nbdev makes"
+    "(number, line) of the code that somebody wrote: no `__all__`, which nbdev makes, and no directive"
     made = re.search(r"^__all__ = \[.*?\]$", code.text, re.M | re.S) if code.path.parent.name == "wrnb" else None
     first, last = (code.text[:k].count("\n") + 1 for k in made.span()) if made else (0, -1)
-    return [(n, line) for n, line in enumerate(code.lines, 1) if not first <= n <= last]
+    lines = [(n, line) for n, line in enumerate(code.lines, 1) if not first <= n <= last]
+    return [(n, line) for n, line in lines if not line.startswith("#|")]
 
 
 def long_lines(code):
     "Lines over 120 characters, or over 88 in an example that the site shows"
-    limits = [(n, line, VISIBLE if code.visible and line[:2] != "#|" else WIDTH) for n, line in written_lines(code)]
+    limits = [(n, line, VISIBLE if code.visible else WIDTH) for n, line in written_lines(code)]
     return [f"{code.at(n)} has {len(line)} characters, over {limit}"
             for n, line, limit in limits if len(line) > limit and not is_data(line)]
 

@@ -25,6 +25,12 @@ def with_mathml(text):
     return re.sub(r'<span class="math display">\\\[(.*?)\\\]</span>', block, text, flags=re.S)
 
 
+def with_whole_options(text):
+    "Mark the options in shell commands, as Quarto does, so that CSS keeps each on one line"
+    def marked(m): return re.sub(r'(?<![\w>-])--[a-z][\w-]*', r'<span class="at">\g<0></span>', m[0])
+    return re.sub(r'<pre class="sourceCode (?:sh|bash)\b.*?</pre>', marked, text, flags=re.S)
+
+
 def picture(src, folder):
     "The picture that an <img> of a page in `folder` shows; None for one that needs no size"
     inside = re.match(r"data:image/(?:png|jpeg);base64,([A-Za-z0-9+/=\s]+)$", src)
@@ -46,7 +52,7 @@ def sized(tag, folder):
 
 def mend_page(text, folder):
     "Mend the HTML of one page that lies in `folder`"
-    text = with_mathml(without_requests(text))
+    text = with_whole_options(with_mathml(without_requests(text)))
     return re.sub(r"<img\b[^>]*>", lambda m: sized(m[0], folder), text)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from execnb.nbio import read_nb
 from nbdev.doclinks import nbglob
 
-from tools.pages import page_name
+from tools.pages import defined_names, page_name
 
 SECTIONS = dict(  # folder: title, line, pages in the order of reading (others follow by name)
     tutorials=("Tutorials", "What to do with it, step by step",
@@ -18,12 +18,13 @@ SECTIONS = dict(  # folder: title, line, pages in the order of reading (others f
     reference=("Reference", "Every room of the package and what it gives", ""))
 GROUPS = {  # group of rooms: its rooms, from left to right
     "Foundations": "core randomness runs",
-    "Images and classifiers": "data networks models pretrained inference training",
+    "Images and classifiers": "pictures images image_sets folders learners data "
+                              "networks checkpoints models sources pretrained inference callbacks together training",
     "Weak samples": "scoring weak",
     "Perturbations": "corruptions attacks",
-    "Weaknesses": "measurement validation enhancement",
+    "Weaknesses": "measurement validation augmentation terms heads enhancement",
     "Evaluation": "archives corrupted_sets evaluation benchmark",
-    "Doors": "loop report cli all"}
+    "Doors": "setup loop report cli all"}
 ENTRIES_SHOWN = 6  # entries of a table that stand for it where its line of code says nothing
 
 
@@ -83,7 +84,8 @@ def room_lines(page):
     path, title, summary = page
     room = Path(path).stem
     module = import_module(f"wrnb.{room}")
-    names = [] if room == "all" else module.__all__
+    own = sum(defined_names(inspect.getsource(module)), [])  # a room may pass on names of another
+    names = [name for name in module.__all__ if name in own] if room != "all" else []
     return [f"- **[{title}](../{path})**: {summary}", *(line_of(module, n) for n in names)]
 
 

@@ -1,9 +1,11 @@
 """Prepare the notebooks as pages: documentation, code and links; and write the pages of source."""
 import ast, inspect, json, re
+from functools import cache
 from importlib import import_module
 
 import nbdev.processors as steps
 from execnb.nbio import mk_cell, read_nb, write_nb
+from nbdev.config import get_config
 from nbdev.process import Processor
 from nbdev.showdoc import show_doc, showdoc_nm
 from smalldocs.highlight import highlight
@@ -14,15 +16,22 @@ NAMES_SHOWN = 3  # names of private helpers in the label of a fold; the rest is 
 
 
 def page_name(name):
-    "The page of a notebook, named as nbdev's own links name it: 09_scoring.ipynb -> scoring.ipynb"
+    "The page of a notebook, named as nbdev's own links name it: 18_scoring.ipynb -> scoring.ipynb"
     return re.sub(r"^\d+[a-zA-Z0-9]*_", "", name.lower())
+
+
+@cache
+def documented_names():
+    "What the rooms give to users: only these have a place on a page"
+    rooms = [f"wrnb.{path.stem}" for path in get_config().lib_path.glob("[a-z]*.py")]
+    return {name for room in rooms for name in getattr(import_module(room), "__all__", [])}
 
 
 def local_links(text, site, depth):
     "Turn links to the published site and to notebooks into links between pages; private helpers get none"
     def link(m):
         name, place = m.groups()
-        private = re.search(r"(^|\.)_(?!_)", name)
+        private = re.search(r"\._(?!_)", name) or name.split(".")[0] not in documented_names()
         return f"`{name}`" if private else f"[`{name}`]({'../'*depth}{place})"
     text = re.sub(rf"\[`([^`]+)`\]\({re.escape(site)}/?([^)\s]*)\)", link, text)
     return re.sub(r"(\]\((?:[\w./-]*/)?)(\d+\w*_[\w-]+\.ipynb)", lambda m: m[1] + page_name(m[2]), text)

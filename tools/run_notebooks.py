@@ -1,7 +1,7 @@
 """Run notebooks in place and keep their outputs, so that pages show them.
 
     python -m tools.run_notebooks                       every notebook
-    python -m tools.run_notebooks 09_scoring index      these
+    python -m tools.run_notebooks 18_scoring index      these
     python -m tools.run_notebooks --workers 1
     python -m tools.run_notebooks results/corruptions --slow   with the cells that need real images
 
@@ -33,9 +33,15 @@ def skip(cell, flags):
     return switched_off or "nbdev_export(" in cell.source or bool(flags & directives.keys())
 
 
+def shown_once(outputs):
+    "A figure that a cell returns is drawn again when the cell ends: keep the first"
+    pictures = [{k: v for k, v in o.get("data", {}).items() if k.startswith("image/")} for o in outputs]
+    return [o for i, o in enumerate(outputs) if not pictures[i] or pictures[i] not in pictures[:i]]
+
+
 def tidy(cell):
     "Drop what differs from run to run: warnings and logs on stderr, names of temporary folders"
-    cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
+    cell.outputs = shown_once([o for o in cell.outputs if o.get("name") != "stderr"])
     for out in cell.outputs:
         data = out.get("data", {})
         places = [(out, "text")] + [(data, kind) for kind in data if kind.startswith("text/")]
@@ -89,7 +95,7 @@ def run_all(paths, slow, workers):
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="notebooks, such as 09_scoring or results/cifar10; default: all")
+    parser.add_argument("names", nargs="*", help="notebooks, such as 18_scoring or results/cifar10; default: all")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes; default: one per core")
     parser.add_argument("--slow", action="store_true", help="run the cells marked slow as well: they need "
                         "CIFAR-10 and the sample of Imagenette in fastai's data folder")

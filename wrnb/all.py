@@ -12,6 +12,7 @@ from .randomness import *
 from .runs import *
 from .data import *
 from .networks import *
+from .checkpoints import *
 from .models import *
 from .pretrained import *
 from .inference import *
@@ -24,11 +25,13 @@ from .measurement import *
 from .validation import *
 from .enhancement import *
 from .corrupted_sets import *
+from .evaluation import *
 from .benchmark import *
 
 _rooms = (
-    wrnb.core, wrnb.randomness, wrnb.runs, wrnb.data, wrnb.networks, wrnb.models,
-    wrnb.pretrained, wrnb.inference, wrnb.training, wrnb.scoring, wrnb.weak, wrnb.corruptions,
-    wrnb.attacks, wrnb.measurement, wrnb.validation, wrnb.enhancement, wrnb.corrupted_sets, wrnb.benchmark,
+    wrnb.core, wrnb.randomness, wrnb.runs, wrnb.data, wrnb.networks,
+    wrnb.checkpoints, wrnb.models, wrnb.pretrained, wrnb.inference, wrnb.training,
+    wrnb.scoring, wrnb.weak, wrnb.corruptions, wrnb.attacks, wrnb.measurement,
+    wrnb.validation, wrnb.enhancement, wrnb.corrupted_sets, wrnb.evaluation, wrnb.benchmark,
 )
 __all__ = [name for room in _rooms for name in room.__all__]

@@ -1,0 +1,476 @@
+"""Fine-tuning as people really do it: their Learners, their models, their transforms and their numbers."""
+import random, warnings
+from collections import namedtuple
+from functools import partial
+from pathlib import Path
+from types import SimpleNamespace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from fastai.callback.core import Callback
+from fastai.callback.mixup import MixUp
+from fastai.data.transforms import Normalize
+from fastai.interpret import ClassificationInterpretation, Interpretation
+from fastai.learner import Learner, load_learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.metrics import accuracy, error_rate
+from fastai.optimizer import OptimWrapper
+from fastai.torch_core import params
+from fastai.vision.augment import Flip, Resize
+from fastai.vision.data import ImageDataLoaders
+import fastai.vision.learner  # gives `plot_top_losses` its pictures
+from fastcore.foundation import L
+from PIL import Image
+from torch import nn
+from torchvision.transforms import v2
+
+from wrnb.all import *
+from wrnb.heads import _head
+from wrnb.networks import digits_net
+from wrnb.terms import _label, _transformed
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    "Ninety-six digits as files, some larger than others"
+    root, (digits, _) = tmp_path_factory.mktemp("digits"), load_data("digits", limit=96)
+    for i in range(96):
+        file = root/("valid" if i >= 64 else "train")/str(digits.labels[i])/f"{i}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pixels = (digits[i][0].permute(1, 2, 0).numpy()*255).astype(np.uint8)
+        Image.fromarray(pixels).resize((32 + i % 5,)*2).save(file)
+    return root
+
+
+def loaders(folder):
+    normalize = Normalize.from_stats([.3]*3, [.35]*3, cuda=False)
+    return ImageDataLoaders.from_folder(folder, bs=16, item_tfms=Resize(32), batch_tfms=normalize, device="cpu")
+
+
+def halves(net):
+    "Parameter groups: the layers before the last, and the last"
+    return L(net[:-1], net[-1]).map(params)
+
+
+def new_learner(folder):
+    torch.manual_seed(0)
+    return Learner(
+        loaders(folder), digits_net(10), CrossEntropyLossFlat(), metrics=[error_rate, accuracy],
+        splitter=halves, path=folder, cbs=MixUp())
+
+
+@pytest.fixture
+def learn(folder): return new_learner(folder)
+
+
+def tuned(model, **options):
+    "Fine-tuned for one epoch of a few steps"
+    defaults = dict(strategy="augmix", epochs=1, bs=16, device="cpu", transforms=random_crop)
+    return enhance(model, **defaults | options)
+
+
+def silent(learn, f):
+    "What `f` gives for the Learner, without progress bars and lines"
+    with learn.no_bar(), learn.no_logging(): return f(learn)
+
+
+# --- a Learner comes in, a Learner comes out ----------------------------------------------------------------------
+
+def test_better_is_like_the_learner_given(learn):
+    better = tuned(learn)
+    assert type(better) is type(learn) and better is not learn
+    for name in ("dls", "loss_func", "splitter", "path", "model_dir", "opt_func", "lr", "wd", "moms"):
+        assert getattr(better, name) is getattr(learn, name), name
+    assert better.dls.vocab == learn.dls.vocab
+    assert better.metrics.attrgot("name") == learn.metrics.attrgot("name") == ["error_rate", "accuracy"]
+    assert str(better.model) == str(learn.model) and weights_hash(better.model) != weights_hash(learn.model)
+    assert list(map(str, better.cbs)) == list(map(str, learn.cbs)) and "MixUp" in str(better.cbs)
+    assert [row["epoch"] for row in better.epoch_log] == [1]
+
+
+def a_file(learn): return learn.dls.valid_ds.items[0]
+
+
+def exported(learn):
+    learn.export("better.pkl")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # fastai's about pickle
+        return load_learner(learn.path/"better.pkl")
+
+
+WAYS = dict(
+    predict=lambda learn: learn.predict(a_file(learn)),
+    test_dl=lambda learn: learn.get_preds(dl=learn.dls.test_dl([a_file(learn)])),
+    validate=lambda learn: learn.validate(),
+    get_preds=lambda learn: learn.get_preds(with_loss=True),
+    show_results=lambda learn: learn.show_results(),
+    confusion=lambda learn: ClassificationInterpretation.from_learner(learn).confusion_matrix(),
+    top_losses=lambda learn: Interpretation.from_learner(learn).plot_top_losses(4),
+    summary=lambda learn: learn.summary(),
+    save=lambda learn: learn.save("better"),
+    lr_find=lambda learn: learn.lr_find(num_it=5, show_plot=False),
+    fit_one_cycle=lambda learn: learn.fit_one_cycle(1),
+    fine_tune=lambda learn: learn.fine_tune(1),
+    enhance=lambda learn: tuned(learn, strategy="standard"))
+
+
+@pytest.fixture(scope="module")
+def pair(folder):
+    "A Learner and what came out of it"
+    learn = new_learner(folder)
+    return learn, tuned(learn)
+
+
+@pytest.mark.parametrize("name", WAYS)
+def test_all_that_a_learner_does_works_on_better(pair, name):
+    learn, better = pair
+    before = weights_hash(learn.model)
+    silent(better, WAYS[name])
+    plt.close("all")
+    assert weights_hash(learn.model) == before, "training better further trains the Learner given"
+
+
+def test_an_exported_learner_predicts_the_same(learn):
+    better = tuned(learn)
+    file = a_file(better)
+    name, number, probs = silent(better, lambda l: l.predict(file))
+    loaded = exported(better)
+    again = silent(loaded, lambda l: l.predict(file))
+    assert again[0] == name in better.dls.vocab and torch.equal(again[1], number)
+    torch.testing.assert_close(again[2], probs)
+
+
+def test_better_is_the_model_that_was_trained(learn, tmp_path):
+    "Its logits, scores and errors are those of the pixel model whose weights the run folder keeps"
+    better = tuned(learn, out=tmp_path)
+    kept = load_weights(from_learner(learn.__class__(learn.dls, digits_net(10))), tmp_path/"augmix/model.safetensors")
+    ds, test = LearnerSet(learn), LearnerSet(learn, "valid")
+    x = torch.stack([test[i][0] for i in range(8)])
+    with torch.no_grad(): torch.testing.assert_close(as_model(better).eval()(x), kept.eval()(x), rtol=0, atol=1e-5)
+    options = dict(eps=.2, n_neighbors=4, device="cpu")
+    scores = [score_robustness(model, ds, **options).table for model in (better, kept)]
+    pd.testing.assert_frame_equal(*scores)
+    few = [Corruption("fog", 3), ATTACKS["fgsm"](4/255)]
+    measured = [validate(model, [0, 1, 2], ds, test, perturbations=few, device="cpu").table for model in (better, kept)]
+    pd.testing.assert_frame_equal(*measured)
+
+
+def test_a_second_run_in_the_folder_gives_the_same_learner(learn, tmp_path):
+    better = tuned(learn, out=str(tmp_path))
+    again = tuned(learn, out=tmp_path)
+    assert weights_hash(again.model) == weights_hash(better.model) and again.dls is learn.dls
+    assert not hasattr(again, "epoch_log")  # nothing was trained
+    silent(again, WAYS["predict"])
+
+
+def test_an_optimiser_made_before_belongs_to_the_copy_afterwards(folder):
+    net = digits_net(10)
+    learn = Learner(loaders(folder), net, opt_func=OptimWrapper(opt=torch.optim.SGD(net.parameters(), lr=.1)))
+    better, before = tuned(learn), weights_hash(net)
+    after = weights_hash(better.model)
+    silent(better, lambda l: l.fit(1))
+    assert weights_hash(net) == before and weights_hash(better.model) != after
+
+
+def test_a_frozen_learner_stays_frozen(learn):
+    learn.freeze()
+    frozen = [p.requires_grad for p in learn.model.parameters()]
+    better = tuned(learn)
+    assert [p.requires_grad for p in better.model.parameters()] == frozen and not all(frozen)
+    pairs = zip(learn.model.parameters(), better.model.parameters())
+    assert [not torch.equal(p, q) for p, q in pairs] == frozen
+    learn.model.requires_grad_(False)
+    refused("no weight of the model learns", lambda: tuned(learn))
+
+
+# --- the caller's things are as they were -------------------------------------------------------------------------
+
+def random_state(): return random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+
+
+@pytest.mark.parametrize("kind", ["learner", "module"])
+def test_enhance_leaves_model_and_random_state_as_they_were(learn, kind):
+    model = learn if kind == "learner" else digits_net(10)
+    net = getattr(model, "model", model)
+    net.train()
+    net[1].eval()
+    net[0].weight.requires_grad_(False)
+    options = {} if kind == "learner" else dict(zip(("ds", "test"), load_data("digits", limit=64, test_limit=16)))
+    def state():
+        modes, flags = [m.training for m in net.modules()], [p.requires_grad for p in net.parameters()]
+        return modes, flags, [p.stride() for p in net.parameters()], weights_hash(net), random_state()
+    before = state()
+    better = tuned(model, strategy="adversarial", **options)
+    assert state() == before
+    assert not any(m.training for m in better.model.modules())
+
+
+def test_train_leaves_the_random_state_as_it_was():
+    ds, test = load_data("digits", limit=32, test_limit=8)
+    net, before = load_model("digits_net", 10), random_state()
+    learn = train(net, ds, test, epochs=1, bs=16, device="cpu")
+    assert random_state() == before and learn.model is net and not net.training
+
+
+class Stop(Callback):
+    "An interruption in the middle of a step"
+    order = 20
+    def after_pred(self): raise KeyboardInterrupt
+
+
+def test_an_interruption_leaves_precision_and_random_state_as_they_were():
+    ds, test = load_data("digits", limit=32, test_limit=8)
+    net, before = load_model("digits_net", 10), random_state()
+    with pytest.raises(KeyboardInterrupt): train(net, ds, test, bs=16, cbs=Stop(), precision="bf16", device="cpu")
+    assert random_state() == before and not torch.is_autocast_enabled("cpu")
+
+
+# --- a module comes in: a Learner on pixels -----------------------------------------------------------------------
+
+def test_a_learner_on_pixels_predicts_and_is_exported(tmp_path):
+    ds, test = load_data("digits", limit=64, test_limit=16)
+    better = tuned(load_model("digits_net", 10), ds=ds, test=test)
+    assert not [cb for cb in better.cbs if type(cb).__module__.startswith("wrnb")] and len(better.epoch_log) == 1
+    pixels = test[0][0]
+    array = (pixels*255).round().byte().permute(1, 2, 0).numpy()
+    Image.fromarray(array).save(tmp_path/"digit.png")
+    ways = pixels, array, Image.fromarray(array), tmp_path/"digit.png", str(tmp_path/"digit.png")
+    answers = [silent(better, lambda l: l.predict(way)) for way in ways]
+    assert len({name for name, *_ in answers}) == 1 and answers[0][0] in ds.classes
+    for _, _, probs in answers: torch.testing.assert_close(probs, answers[0][2], rtol=0, atol=1e-3)
+    better.path = tmp_path
+    torch.testing.assert_close(silent(exported(better), lambda l: l.predict(pixels))[2], answers[0][2])
+    for name in (
+            "validate", "get_preds", "show_results", "confusion", "summary", "save", "lr_find", "fine_tune", "enhance"):
+        silent(better, WAYS[name])
+    plt.close("all")
+
+
+# --- what a model returns -----------------------------------------------------------------------------------------
+
+class Answers(nn.Module):
+    "A network whose answer is wrapped, always or in training mode only"
+    def __init__(self, wrap, training_only=False):
+        super().__init__()
+        self.net, self.wrap, self.training_only = digits_net(10), wrap, training_only
+    def forward(self, x):
+        out = self.net(x)
+        return out if self.training_only and not self.training else self.wrap(out)
+
+
+Output = namedtuple("Output", "logits aux")
+WRAPPERS = dict(
+    tuple=lambda out: (out, out.mean()), list=lambda out: [out], dict=lambda out: dict(logits=out),
+    attribute=lambda out: SimpleNamespace(logits=out), named=lambda out: Output(out, None))
+
+
+@pytest.mark.parametrize("strategy", ["standard", "adversarial"])
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_logits_are_found_in_what_the_model_returns(wrapper, strategy):
+    ds, test = load_data("digits", limit=64, test_limit=16)
+    def result(net):
+        net.net.load_state_dict(start)
+        return tuned(net, strategy=strategy, ds=ds, test=test).epoch_log
+    torch.manual_seed(0)
+    start = digits_net(10).state_dict()
+    plain = result(Answers(lambda out: out))
+    assert result(Answers(WRAPPERS[wrapper])) == result(Answers(WRAPPERS[wrapper], training_only=True)) == plain
+
+
+def test_googlenet_is_trained_on_its_main_output():
+    from torchvision.models import googlenet
+    items = torch.randint(0, 256, (6, 3, 96, 96), dtype=torch.uint8)
+    ds = ImageSet(items, [0, 1]*3, ["a", "b"], list("abcdef"), "noise")
+    net = googlenet(weights=None, aux_logits=True, num_classes=2, init_weights=False)
+    better = tuned(net, strategy="standard", ds=ds, test=ds, bs=6, transforms=None)
+    assert [row["n"] for row in better.epoch_log] == [6]
+
+
+def test_a_model_that_flattens_with_view_is_trained():
+    class Tutorial(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 6, 5, stride=2), nn.Linear(6*14*14, 10)
+        def forward(self, x):
+            x = self.conv(x).relu()
+            return self.head(x.view(x.size(0), -1))
+    ds, test = load_data("digits", limit=64, test_limit=16)
+    for strategy in ("standard", "augmix"): tuned(Tutorial(), strategy=strategy, ds=ds, test=test)
+
+
+def refused(what, f):
+    "An error of one line, raised before anything is trained"
+    with pytest.raises(WrnbError, match=what) as e: f()
+    assert len(str(e.value).splitlines()) == 1
+
+
+def test_what_cannot_be_trained_is_refused_in_one_line():
+    ds, test = load_data("digits", limit=64, test_limit=16)
+    fine_tune = partial(tuned, strategy="standard", ds=ds, test=test)
+    refused("9 outputs and the data 10", lambda: fine_tune(digits_net(9)))
+    refused("the loss became|lower lr=", lambda: fine_tune(digits_net(10), lr=1e12))
+    broken = digits_net(10)
+    with torch.no_grad(): broken[-1].weight.fill_(torch.nan)
+    refused("not finite", lambda: fine_tune(broken))
+    quantised = torch.ao.quantization.quantize_dynamic(digits_net(10), {nn.Linear})
+    refused("quantised", lambda: fine_tune(quantised))
+    with pytest.raises(WrnbError): fine_tune("resnet20")
+    with pytest.raises(WrnbError): fine_tune(digits_net(10), ds=subset(ds, []))
+
+
+def test_models_that_keep_tensors_are_copied():
+    ds, test = load_data("digits", limit=64, test_limit=16)
+    class Keeps(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.net = digits_net(10)
+            self(torch.rand(2, 3, 32, 32))
+        def forward(self, x):
+            self.last = self.net(x)
+            return self.last
+    normed = digits_net(10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's: the old form of weight norm
+        nn.utils.weight_norm(normed[0])
+    for net in (Keeps(), normed, digits_net(10).half(), digits_net(10).bfloat16()):
+        before = {k: v.clone() for k, v in net.state_dict().items()}
+        tuned(net, strategy="standard", ds=ds, test=test)
+        assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+# --- the head -----------------------------------------------------------------------------------------------------
+
+class Before(nn.Module):
+    "A head that is registered before its body"
+    def __init__(self, two=False):
+        super().__init__()
+        self.head, self.extra = nn.Linear(8, 10), nn.Linear(8, 10) if two else None
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    def forward(self, x):
+        x = self.body(x)
+        return self.head(x) if self.extra is None else (self.head(x) + self.extra(x))/2
+
+
+def head_names(net, size=32):
+    head = {id(p) for p in _head(net, torch.rand(2, 3, size, size))}
+    return {name.rpartition(".")[0] for name, p in net.named_parameters() if id(p) in head}
+
+
+@pytest.mark.parametrize("name,size,head", [
+    ("mobilenet_v3_small", 32, {"classifier.3"}), ("squeezenet1_1", 64, {"classifier.1"}), ("resnet18", 32, {"fc"}),
+    ("googlenet", 32, {"fc"}), ("shufflenet_v2_x0_5", 32, {"fc"}), ("convnext_tiny", 32, {"classifier.2"})])
+def test_the_head_of_torchvisions_models(name, size, head):
+    import torchvision
+    options = dict(init_weights=False) if name == "googlenet" else {}
+    assert head_names(torchvision.models.get_model(name, num_classes=10, **options), size) == head
+
+
+@pytest.mark.parametrize("name,head", [
+    ("deit_tiny_distilled_patch16_224", {"head", "head_dist"}), ("vit_tiny_patch16_224", {"head"}),
+    ("levit_128s", {"head.linear", "head_dist.linear"}), ("mobilenetv3_small_050", {"classifier"}),
+    ("repvit_m1", {"head.head.l", "head.head_dist.l"})])
+def test_the_head_of_timms_models(name, head):
+    timm = pytest.importorskip("timm")
+    assert head_names(timm.create_model(name, num_classes=10).eval(), 224) == head
+
+
+@pytest.mark.parametrize("two", [False, True])
+def test_head_epochs_train_the_head_alone(two):
+    ds, test = load_data("digits", limit=64, test_limit=16)
+    net = Before(two)
+    better = tuned(net, strategy="standard", ds=ds, test=test, epochs=2., head_epochs=np.int64(2))
+    after = better.model.state_dict()
+    before = as_model(net).state_dict()
+    moved = {k.removeprefix("body.") for k, v in before.items() if not torch.equal(v, after[k])}
+    assert moved == {f"{layer}.{kind}" for layer in ["head"] + ["extra"]*two for kind in ("weight", "bias")}
+    assert all(p.requires_grad for p in better.model.parameters())
+
+
+# --- transforms and numbers ---------------------------------------------------------------------------------------
+
+class Dimmed:
+    def __init__(self, by): self.by = by
+    def __call__(self, x): return x*self.by
+
+
+def darker(by): return lambda x: x*by
+
+
+TRANSFORMS = dict(
+    function=random_flip, partial=partial(random_crop, pad=2), torchvision=v2.RandomRotation(10),
+    composed=v2.Compose([v2.RandomHorizontalFlip(), v2.ColorJitter(.2)]),
+    sequential=nn.Sequential(v2.RandomGrayscale()),
+    fastai=Flip(p=1.), instance=Dimmed(.5), closure=darker(.5), method=Dimmed(.5).__call__)
+
+
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_any_callable_is_a_transform(name, tmp_path):
+    ds, test = load_data("digits", limit=32, test_limit=8)
+    transform = TRANSFORMS[name]
+    for given in (transform, [transform], (transform,)):
+        tuned(digits_net(10).requires_grad_(), strategy="standard", ds=ds, test=test, transforms=given)
+    label = _label(transform)
+    assert "0x" not in label and "\n" not in label
+
+
+def test_a_folder_never_answers_for_other_transforms(tmp_path):
+    ds, test = load_data("digits", limit=32, test_limit=8)
+    net = digits_net(10)
+    go = partial(tuned, net, strategy="standard", ds=ds, test=test, out=tmp_path)
+    pairs = [
+        (Dimmed(.5), Dimmed(.6)), (darker(.5), darker(.6)), (lambda x: x*.5, lambda x: x*.6),
+        (partial(random_crop, pad=1), partial(random_crop, pad=2)),
+        (Dimmed(.5).__call__, Dimmed(.6).__call__)]
+    for n, (one, other) in enumerate(pairs):
+        out = tmp_path/str(n)
+        go(transforms=one, out=out)
+        with pytest.raises(WrnbError, match="transforms"): go(transforms=other, out=out)
+    go(transforms=Dimmed(.5), out=tmp_path/"0")  # another object with the same settings
+
+
+def test_fastais_transforms_change_plain_pixels():
+    "They change what has their type, and would leave a plain tensor as it is"
+    x = torch.rand(4, 3, 8, 8)
+    torch.testing.assert_close(_transformed(x, Flip(p=1.)), x.flip(3), rtol=0, atol=1e-4)
+
+
+def test_a_transform_that_normalises_is_refused():
+    ds, test = load_data("digits", limit=32, test_limit=8)
+    normalised = v2.Normalize([.4]*3, [.2]*3)
+    def tune(transforms): return tuned(digits_net(10), strategy="standard", ds=ds, test=test, transforms=transforms)
+    refused("leave normalisation", lambda: tune(normalised))
+    refused("is not a function", lambda: tune(["flip"]))
+
+
+def test_numbers_of_any_type(tmp_path, monkeypatch):
+    ds, test = load_data("digits", limit=32, test_limit=8)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    net = digits_net(10)
+    go = partial(enhance, net, None, "adversarial", ds, test, out="~/run", device="cpu")
+    first = go(epochs=1, lr=.02, bs=16, eps=.01, seed=3, head_epochs=0)
+    scalars = dict(
+        epochs=np.int64(1), lr=torch.tensor(.02, dtype=torch.float64), bs=16., eps=np.float64(.01),
+        seed=torch.tensor(3), head_epochs=np.uint8(0))
+    assert weights_hash(go(**scalars).model) == weights_hash(first.model)
+    assert (tmp_path/"run/adversarial/model.safetensors").is_file()
+    options = Run(tmp_path/"run").options("enhance adversarial")
+    assert {type(v) for v in options.values()} <= {int, float, str, list, dict}
+    for name, value in dict(epochs=1.5, bs=0, lr=float("nan"), seed="1", head_epochs=True, eps=2).items():
+        with pytest.raises(WrnbError, match=f"{name}="): go(**{name: value})
+
+
+# --- nothing to be guided by --------------------------------------------------------------------------------------
+
+def test_one_can_ask_whether_anything_guides():
+    errors = ("noise", "speckle_noise", .4), ("white_box", "pgd", .3)
+    rows = [("weak", family, name, 3, error) for family, name, error in errors]
+    table = pd.DataFrame(rows, columns=["subset", "family", "perturbation", "severity", "error"])
+    weak, strong = Validation(table, .35), Validation(table, .5)
+    assert guiding_types(weak) == ["speckle_noise"] and guiding_types(strong) == []
+    ds, test = load_data("digits", limit=32, test_limit=8)
+    refused("no type of protocol extra is a weakness", lambda: enhance(digits_net(10), strong, ds=ds, test=test))
+    refused("found='augmix' is not a Validation", lambda: enhance(digits_net(10), "augmix", ds=ds, test=test))
