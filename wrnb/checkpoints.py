@@ -96,7 +96,7 @@ def _prefix(state, want, path):
     if len(fits) > 1: warnings.warn(f"{path}: {first[0]} is loaded, {', '.join({*fits} - {*first})} is not")
     return first[0]
 
-# %% ../nbs/10_checkpoints.ipynb #17a2341c
+# %% ../nbs/10_checkpoints.ipynb #c8c77aaa
 _OTHER = "give model= another name or file"
 
 def first_of(
@@ -108,7 +108,8 @@ def first_of(
 
 def _check_names(want, state, path):
     "Raise `WrnbError` unless the file has the names of the network and no others"
-    missing = [k for k in want if k not in state]
+    needed = _needed(want)
+    missing = [k for k in want if k in needed and k not in state]
     if missing:
         raise WrnbError(f"{path} has no {missing[0]} but {first_of(state)}: "
                         f"it is not a checkpoint of this architecture, {_OTHER}")
@@ -132,7 +133,7 @@ def check_shapes(
                         "give a checkpoint trained on these classes, or its own data")
     raise WrnbError(f"{path}: {name} is {list(theirs)} there and {list(ours)} in this architecture: {_OTHER}")
 
-# %% ../nbs/10_checkpoints.ipynb #df2673bd
+# %% ../nbs/10_checkpoints.ipynb #d6fe5120
 def by_our_names(
     state:dict, # names and tensors of a file
     want:dict, # the network's own
@@ -142,7 +143,6 @@ def by_our_names(
     prefix = "" if _needed(want) <= state.keys() else _prefix(state, want, path)
     counters = {k: v for k, v in want.items() if k not in _needed(want)}
     ours = {k: v for k, v in _below(state, prefix, want).items() if k in want or not _NO_LAYER.search(k)}
-    ours = counters | ours
     _check_names(want, ours, path)
     beside = {k: v for k, v in state.items() if not k.startswith(prefix) and not _NO_LAYER.search(k)}
-    return ours, beside
+    return counters | ours, beside

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'check_outputs', 'check_classifier', 'check_precision', 'InferenceModel', 'logits_of']
 
-# %% ../nbs/14_inference.ipynb #4f8134cb
+# %% ../nbs/14_inference.ipynb #3d4e047d
 from collections import Counter
 import copy
 from functools import partial
@@ -22,7 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
-from .core import WrnbError, check_choice, check_pixels, progress
+from .core import WrnbError, check_choice, check_pixels, check_whole, progress
 from .images import as_images
 from .image_sets import batches
 from .learners import class_order
@@ -80,7 +80,7 @@ def check_outputs(
             warnings.warn("the model takes one channel and the images are coloured: it sees their red alone")
     return logits.cpu()
 
-# %% ../nbs/14_inference.ipynb #85d3a568
+# %% ../nbs/14_inference.ipynb #1e8402c1
 def check_classifier(
     model, # takes pixels in [0,1], or a fastai `Learner`; left as it is
     ds, # the dataset that it is to classify
@@ -89,8 +89,9 @@ def check_classifier(
     "`check_outputs` on eight images of a dataset; raise `WrnbError` also if labels or classes don't fit"
     ds = as_images(ds)
     places = np.unique(np.linspace(0, len(ds)-1, 8).round()).astype(int).tolist()
-    x, y = next(iter(batches(ds, [places])))
-    logits = check_outputs(model, ds.classes and len(ds.classes), x, device)
+    with untouched(model):  # reading draws random numbers, too
+        x, y = next(iter(batches(ds, [places])))
+        logits = check_outputs(model, ds.classes and len(ds.classes), x, device)
     if y.max() >= logits.shape[1]:
         raise WrnbError(f"label {y.max()} is outside the model's {logits.shape[1]} outputs: "
                         "give model= a classifier for these classes, or correct the labels")
@@ -270,7 +271,7 @@ def _ask_original(self:InferenceModel, x):
     with untouched(self.original), torch.no_grad(), self.autocast():
         return logits_in(self.original.to(self.device)(x)).float()
 
-# %% ../nbs/14_inference.ipynb #02b3db48
+# %% ../nbs/14_inference.ipynb #0d37eec6
 def logits_of(
     model:nn.Module, # takes pixels in [0,1], or a fastai `Learner`
     ds, # map-style dataset of (pixels, label)
@@ -281,11 +282,11 @@ def logits_of(
 )->torch.Tensor: # float32, [N, classes], on the CPU
     "A model's logits for every image of a dataset; raise `WrnbError` if one is not finite"
     ds = as_images(ds)
-    places = torch.arange(len(ds)).split(batch_size)
-    read = batches(ds, [idxs.tolist() for idxs in places], workers)
+    places = torch.arange(len(ds)).split(check_whole("batch_size", batch_size, 1))
     out = []
     with untouched(model):
         net = as_model(model).to(device)
+        read = batches(ds, [idxs.tolist() for idxs in places], workers)
         for idxs, (x, _) in zip(places, progress(read, label, len(places))):
             answer = _answer(net, x.to(device, memory_format=torch.channels_last))
             out.append(check_logits(answer, ids=[ds.ids[i] for i in idxs]).float().cpu())
