@@ -12,8 +12,7 @@ import torch
 from PIL import Image
 
 from helpers import ENV, complaint, pictures, start
-from wrnb.scoring import _options
-from wrnb.cli import COMMANDS, _import_rooms, main
+from wrnb.cli import COMMANDS, _import_rooms, main, _options
 from wrnb.models import save_weights
 from wrnb.pretrained import load_model
 from wrnb.runs import Run
@@ -270,13 +269,3 @@ def test_a_checkpoint_that_names_its_classes_is_read_by_them(tmp_path, capsys):
 def test_every_option_says_what_it_means(name):
     _import_rooms()
     for argument, option in _options(COMMANDS[name]).items(): assert option.docment, argument
-
-
-def test_help_answers_in_under_a_second():
-    "Once the files are in memory; the best of three, since other processes may have the cores"
-    command, seconds = [sys.executable, "-m", "wrnb.cli", "--help"], []
-    for _ in range(3):
-        begun = time.monotonic()
-        subprocess.run(command, env=ENV, check=True, capture_output=True)
-        seconds.append(time.monotonic() - begun)
-    assert min(seconds) < 1

@@ -1,4 +1,4 @@
-"""Models and checkpoints as people have them: each gives its own logits, and stays as it was, or gets one line before anything is computed"""
+"""Models and checkpoints as people have them: each gives its own logits and stays as it was, or gets one line"""
 import threading, warnings
 from types import SimpleNamespace
 
@@ -365,7 +365,8 @@ def test_the_average_next_to_the_weights_is_left_with_a_warning(own, tmp_path):
 @pytest.mark.parametrize("content, found", [
     (dict(epoch=3, history=[1, 2]), "holds no weights but epoch, history"),
     (dict(generator=dict(w=torch.ones(1)), critic=dict(w=torch.ones(1))), "holds generator, critic"),
-    (below("student.", digits_net().state_dict()) | below("other.", digits_net().state_dict()), "holds other., student."),
+    ({**below("student.", digits_net().state_dict()), **below("other.", digits_net().state_dict())},
+     "holds other., student."),
     (dict(features=torch.ones(3)), "has no 0.weight but features"),
     ([1, 2], "holds no weights but list")])
 def test_a_refusal_names_what_the_file_has(content, found, tmp_path):
@@ -443,7 +444,8 @@ def test_imagenets_outputs_from_a_file_are_cut_or_made_anew(tmp_path):
     name = f"torchvision:squeezenet1_1@{tmp_path/'net.pth'}"
     known, unknown = ["n03888257", "tench"], ["dots", "stripes"]
     assert knows_classes(name, known) and not knows_classes(name, unknown)
-    assert load_model(name, 2, classes=known).body.classifier[1].bias.tolist() == net.classifier[1].bias[[701, 0]].tolist()
+    biases = load_model(name, 2, classes=known).body.classifier[1].bias
+    assert biases.tolist() == net.classifier[1].bias[[701, 0]].tolist()
     with pytest.warns(UserWarning, match="the last layer is made anew"): load_model(name, 2)
     with pytest.raises(WrnbError, match="'dots' is none of the 1000"): load_model(name, 2, classes=unknown)
     two = torchvision.models.squeezenet1_1(num_classes=2)
