@@ -2,16 +2,13 @@
 
 Each case is a small run of its own, on the digits or on pictures that are made here.
 """
-import json, os, re, subprocess, sys, time
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from PIL import Image
 
-from helpers import ENV, complaint, pictures, start
+from helpers import complaint, pictures, start
 from wrnb.cli import COMMANDS, _import_rooms, main, _options
 from wrnb.models import save_weights
 from wrnb.pretrained import load_model
