@@ -21,8 +21,8 @@ GROUPS = {  # group of rooms: its rooms, from left to right
     "Images and classifiers": "pictures images image_sets folders learners data "
                               "networks checkpoints models sources pretrained inference callbacks together training",
     "Weak samples": "scoring weak",
-    "Perturbations": "corruptions attacks",
-    "Weaknesses": "measurement validation augmentation terms heads enhancement",
+    "Perturbations": "c_bar corruptions attacks",
+    "Weaknesses": "estimation measurement validation augmentation terms heads enhancement",
     "Evaluation": "archives corrupted_sets evaluation benchmark",
     "Doors": "setup loop report cli all"}
 ENTRIES_SHOWN = 6  # entries of a table that stand for it where its line of code says nothing
