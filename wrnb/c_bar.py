@@ -7,7 +7,8 @@ __all__ = ['C_BAR_CONSTANTS', 'MAKERS', 'bar_names', 'magnitudes_of']
 
 # %% ../nbs/20_c_bar.ipynb #6aaef9ce
 from functools import lru_cache
-from math import pi
+from math import exp, pi
+import warnings
 
 import numpy as np
 import torch
@@ -291,7 +292,13 @@ def _circular_blur_matrix(height, width, degrees):
     n = height*width
     where = np.stack([to, source])
     matrix = torch.sparse_coo_tensor(where, weights, (n, n), dtype=torch.float32, check_invariants=True).coalesce()
-    return matrix.to_dense() if n <= 4096 else matrix.to_sparse_csr()
+    return matrix.to_dense() if n <= 4096 else _by_rows(matrix)
+
+def _by_rows(matrix):
+    "A sparse matrix row by row, without torch's word that this is new"
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR")
+        return matrix.to_sparse_csr()
 
 @_maker
 def _circular_motion_blur(x, magnitude, keys):
@@ -380,13 +387,17 @@ def _caustics(x, keys):
         light = light + 1/torch.hypot(v0*.005/(v + t).sin(), u0*.005/(u + t).cos())
     return (1.17 - (light/5)**1.4).abs().pow(8).clamp_(0, 1)
 
+_BELL = [exp(-t*t/2) for t in range(-4, 5)]  # a Gaussian with a standard deviation of one pixel
+
+def _soften_along(v, axis):
+    "Gaussian blur along one axis, mirrored at the edges; plain sums, so that an image's bits are its own"
+    size, before, after = v.shape[axis], v.narrow(axis, 0, 4), v.narrow(axis, -4, 4)
+    wide = torch.cat([before.flip(axis), v, after.flip(axis)], axis)
+    return sum(weight/sum(_BELL)*wide.narrow(axis, k, size) for k, weight in enumerate(_BELL))
+
 def _soften(v):
-    "Gaussian blur with a standard deviation of one pixel, mirrored at the edges, [N, height, width]"
-    kernel = torch.exp(-torch.arange(-4., 5, device=v.device)**2/2)
-    kernel = kernel/kernel.sum()
-    v = torch.cat([v[:, :4].flip(1), v, v[:, -4:].flip(1)], 1)
-    v = torch.cat([v[..., :4].flip(2), v, v[..., -4:].flip(2)], 2)[:, None]
-    return F.conv2d(F.conv2d(v, kernel.view(1, 1, -1, 1)), kernel.view(1, 1, 1, -1))[:, 0]
+    "Gaussian blur of [N, height, width]"
+    return _soften_along(_soften_along(v, 1), 2)
 
 # %% ../nbs/20_c_bar.ipynb #f726d980
 @_maker
