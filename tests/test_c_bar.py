@@ -32,7 +32,8 @@ def pictures(n, size=32): return torch.rand(n, 3, size, size, generator=torch.Ge
 # --- beside the authors' program ------------------------------------------------------------------
 
 def test_names_and_magnitudes_are_the_authors():
-    ours = [(name, s, m) for name, magnitudes in C_BAR_CONSTANTS["cifar-c"].items() for s, m in enumerate(magnitudes, 1)]
+    constants = C_BAR_CONSTANTS["cifar-c"].items()
+    ours = [(name, s, m) for name, magnitudes in constants for s, m in enumerate(magnitudes, 1)]
     theirs = AUTHORS[["corruption", "severity", "parameter"]].itertuples(index=False, name=None)
     assert sorted(ours) == sorted(theirs)
 
@@ -104,10 +105,12 @@ def test_the_preset_chooses_the_set_and_the_size_the_magnitudes():
 
 def test_values():
     kinds = corruptions(bar=True)
-    assert len(kinds) == 50 and {c.family for c in kinds} == {"c-bar"} and {c.severity for c in kinds} == {1, 2, 3, 4, 5}
+    assert len(kinds) == 50 and {c.family for c in kinds} == {"c-bar"}
+    assert {c.severity for c in kinds} == {1, 2, 3, 4, 5}
     assert corruptions(["noise", "c-bar"], 3)[3:] == corruptions(bar=True, severities=3)
     assert Corruption("ripple", 2).family == "c-bar"
-    assert torch.equal(Corruption("ripple", 2)(None, pictures(2), None, seed=3), corrupt(pictures(2), "ripple", 2, seed=3))
+    x = pictures(2)
+    assert torch.equal(Corruption("ripple", 2)(None, x, None, seed=3), corrupt(x, "ripple", 2, seed=3))
     assert "c-bar" not in {c.family for c in corruptions()} | {c.family for c in corruptions(extra=True)}
 
 

@@ -27,14 +27,15 @@ def test_published_error():
 
 
 OLD_CIFAR10 = dict(mean=[.4914, .4822, .4465], std=[.2023, .1994, .2010])  # a deviation that many programs share
-PUBLISHED = [  # file, architecture, statistics, the publisher's accuracy in percent, wrong answers on 10,000 test images
+PUBLISHED = [  # file, architecture, statistics, the publisher's accuracy in %, wrong answers on 10,000 images
     ("cifar100-resnet20.pth", "resnet20", dict(mean="cifar100"), 68.83, 3117),
     ("cifar100-resnet56.pth", "resnet56", dict(mean="cifar100"), 72.61, 2738),
     ("cifar10-resnet20-b.pth", "resnet20", OLD_CIFAR10, 92.60, 740),
     ("cifar10-resnet20-pgd.pth", "resnet20", dict(mean="imagenet"), 84.18, 1582)]
+FILES = [row[0] for row in PUBLISHED]
 
 
-@pytest.mark.parametrize("file, network, stats, accuracy, n_wrong", PUBLISHED, ids=[row[0] for row in PUBLISHED])
+@pytest.mark.parametrize("file, network, stats, accuracy, n_wrong", PUBLISHED, ids=FILES)
 def test_published_accuracies(file, network, stats, accuracy, n_wrong):
     "The same number of wrong answers as always, and the publisher's accuracy"
     data = CIFAR100 if "cifar100" in file else CIFAR10

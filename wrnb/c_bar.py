@@ -6,15 +6,13 @@
 __all__ = ['C_BAR_CONSTANTS', 'MAKERS', 'bar_names', 'magnitudes_of']
 
 # %% ../nbs/20_c_bar.ipynb #6aaef9ce
-from functools import lru_cache
 from math import exp, pi
-import warnings
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 
 from .randomness import fold_in, normal, uniform
+from .splines import _circular_blur_matrix, _spline_filter, _zoom_matrix
 
 # %% ../nbs/20_c_bar.ipynb #af28d5ef
 C_BAR_CONSTANTS = {  # preset: corruption: the magnitudes of severities 1 to 5
@@ -231,29 +229,6 @@ def _pinch_and_twirl(x, magnitude, keys):
     return _sample(x, new_rows, new_columns).clamp_(0, 1)
 
 # %% ../nbs/20_c_bar.ipynb #9d457bbf
-def _cubic(t):
-    "The cubic B-spline"
-    t = np.abs(t)
-    return np.where(t < 1, 2/3 - t**2 + t**3/2, np.where(t < 2, (2 - t)**3/6, 0))
-
-def _taps(places, n):
-    "Which four coefficients a place between 0 and n-1 is made of, and their weights; mirrored beyond the ends"
-    i = np.floor(places).astype(int)[..., None] + np.arange(-1, 3)
-    weights = _cubic(places[..., None] - i)
-    i = np.abs(i) % max(2*n - 2, 1)
-    return np.where(i >= n, 2*n - 2 - i, i), weights
-
-@lru_cache(maxsize=32)
-def _zoom_matrix(n, scale):
-    "Enlarges n pixels by `scale` and keeps the middle n, [n, n]"
-    large = round(n*scale)
-    edge = (large - n)//2
-    places = (np.arange(large)*(n-1)/max(large-1, 1))[edge:edge+n]
-    taps, weights = _taps(places, n)
-    matrix = np.zeros((n, n))
-    np.add.at(matrix, (np.arange(n)[:, None], taps), weights)
-    return torch.tensor(matrix, dtype=torch.float32)
-
 @_maker
 def _transverse_chromatic_abberation(x, magnitude, keys):
     height, width = x.shape[-2:]
@@ -264,42 +239,6 @@ def _transverse_chromatic_abberation(x, magnitude, keys):
     return (out*255).round_().div_(255).view_as(x)
 
 # %% ../nbs/20_c_bar.ipynb #f98b80b2
-@lru_cache(maxsize=16)
-def _spline_filter(n):
-    "From pixels to the coefficients of the spline through them, mirrored beyond the ends, [n, n]"
-    matrix = np.diag(np.full(n, 4.)) + np.diag(np.ones(n-1), 1) + np.diag(np.ones(n-1), -1)
-    matrix[0, 1] = matrix[-1, -2] = 2
-    return torch.tensor(np.linalg.inv(matrix/6), dtype=torch.float32)
-
-def _rotation(height, width, radians):
-    "Sparse entries (to, from, weight) of the rotation of a picture's spline coefficients; black outside"
-    y, x = np.mgrid[:height, :width].reshape(2, -1) - np.array([[height-1], [width-1]])/2
-    rows = y*np.cos(radians) + x*np.sin(radians) + (height-1)/2
-    columns = x*np.cos(radians) - y*np.sin(radians) + (width-1)/2
-    inside = np.flatnonzero((rows >= 0) & (rows <= height-1) & (columns >= 0) & (columns <= width-1))
-    (i, wi), (j, wj) = _taps(rows[inside], height), _taps(columns[inside], width)
-    to = np.broadcast_to(inside[:, None, None], (len(inside), 4, 4))
-    return to.ravel(), (i[:, :, None]*width + j[:, None]).ravel(), (wi[:, :, None]*wj[:, None]).ravel()
-
-@lru_cache(maxsize=8)
-def _circular_blur_matrix(height, width, degrees):
-    "Weighted mean of 21 rotations by up to so many degrees, [height*width, height*width]"
-    steps = np.linspace(-1, 1, 21)
-    shares = np.exp(-2*steps**2)/np.exp(-2*steps**2).sum()
-    entries = [_rotation(height, width, np.deg2rad(t*degrees)) for t in steps]
-    to, source = (np.concatenate([e[k] for e in entries]) for k in (0, 1))
-    weights = np.concatenate([share*e[2] for share, e in zip(shares, entries)])
-    n = height*width
-    where = np.stack([to, source])
-    matrix = torch.sparse_coo_tensor(where, weights, (n, n), dtype=torch.float32, check_invariants=True).coalesce()
-    return matrix.to_dense() if n <= 4096 else _by_rows(matrix)
-
-def _by_rows(matrix):
-    "A sparse matrix row by row, without torch's word that this is new"
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Sparse CSR")
-        return matrix.to_sparse_csr()
-
 @_maker
 def _circular_motion_blur(x, magnitude, keys):
     height, width = x.shape[-2:]
