@@ -16,6 +16,7 @@ from fastai.callback.core import Callback
 from fastai.callback.schedule import ParamScheduler, combined_cos
 from fastai.optimizer import OptimWrapper
 from fastai.torch_core import set_seed
+import numpy as np
 from torch import nn
 import torch
 
@@ -73,8 +74,43 @@ class EpochRowsCallback(Callback):
 _sgd = partial(OptimWrapper, opt=torch.optim.SGD, momentum=.9, nesterov=True, weight_decay=5e-4)
 
 def _schedule(lr):
-    "Up to `lr` in a tenth of the steps, then down along a cosine"
-    return ParamScheduler(dict(lr=combined_cos(.1, lr/10, lr, lr/1000)))
+    "Up to `lr`, a number or one per group of weights, in a tenth of the steps, then down along a cosine"
+    rates = combined_cos(.1, lr/10, lr, lr/1000)
+    def in_plain_numbers(pos): return rates(pos).tolist()  # a checkpoint holds no NumPy numbers
+    return ParamScheduler(dict(lr=rates if np.isscalar(lr) else in_plain_numbers))
+
+# %% ../nbs/15_callbacks.ipynb #ac0f77ce
+def _in_order(model, x):
+    "Names of the layers that have weights of their own, in the order in which images `x` pass them"
+    seen, names = {}, {m: name for name, m in model.named_modules() if any(True for _ in m.parameters(False))}
+    def note(m, args): seen.setdefault(names[m], len(seen))
+    hooks = [m.register_forward_pre_hook(note) for m in names]
+    try:
+        with torch.no_grad(): model(x)
+    finally:
+        for hook in hooks: hook.remove()
+    places, place = {}, -1
+    for name in names.values(): places[name] = place = seen.get(name, place)  # one that another layer reads
+    return sorted(places, key=places.get)
+
+class _ByDepth:
+    "Splits the weights of a model that learn into one group per layer"
+    def __init__(self,
+        names, # of the layers, in their order
+    ): self.names = names
+
+    def __call__(self, model):
+        groups, given = [], set()
+        for name in self.names:
+            own = model.get_submodule(name).parameters(False)
+            group = [p for p in own if p.requires_grad and id(p) not in given]
+            given.update(map(id, group))
+            if group: groups.append(group)
+        return groups
+
+def _layer_lrs(lr, share, n):
+    "Learning rates of `n` groups of weights, from `share` times `lr` to `lr`, by equal factors"
+    return lr*share**np.linspace(1, 0, n)
 
 # %% ../nbs/15_callbacks.ipynb #9902b278
 def unwrapped(

@@ -33,7 +33,7 @@ from .models import as_model, save_weights, untouched
 from .inference import PRECISIONS, check_precision
 from .callbacks import (
     AutocastCallback, CheckpointCallback, EpochRowsCallback, EpochSeedCallback, LogitsCallback,
-    _resume, _schedule, _sgd, unwrapped)
+    _ByDepth, _in_order, _layer_lrs, _resume, _schedule, _sgd, unwrapped)
 from .together import _together
 
 # %% ../nbs/17_training.ipynb #1f439d18
@@ -162,22 +162,24 @@ def _callbacks(seed, precision, cbs, checkpoint):
     return [*own, *L(cbs), *([CheckpointCallback(checkpoint)] if checkpoint else [])]
 
 # %% ../nbs/17_training.ipynb #fb07a0b5
-def _learner(model, dls, lr):
+def _learner(model, dls, lr, layer_lrs=1.):
     "A Learner for a model, which is put where and how it computes fastest"
     x = next(iter(dls.valid if len(dls.valid_ds) else dls.train))[0][:2]
     layout = _layout(model.to(dls.device).eval(), x.to(dls.device))
     model = model.to(memory_format=layout)
     learn = Learner(dls, model, CrossEntropyLossFlat(), opt_func=_sgd, lr=lr)
+    if layer_lrs < 1: learn.splitter = _ByDepth(_in_order(model, x.to(dls.device)))
     learn.layout = layout
     return learn
 
 # %% ../nbs/17_training.ipynb #5e5cd7ad
-def _fit(learn, epochs, lr, callbacks, done):
+def _fit(learn, epochs, lr, callbacks, done, layer_lrs=1.):
     "Train from the epochs that are done to the last; the callbacks leave the Learner afterwards"
     silent = nullcontext() if shows_progress() else learn.no_bar()
+    peak = lr if layer_lrs == 1 else _layer_lrs(lr, layer_lrs, len(learn.splitter(learn.model)))
     try:
         with learn.no_logging(), silent, _plain_errors(), _together(learn):
-            learn.fit(epochs, lr=lr, cbs=[*callbacks, _schedule(lr)], start_epoch=done)
+            learn.fit(epochs, lr=lr, cbs=[*callbacks, _schedule(peak)], start_epoch=done)
     finally:
         for cb in callbacks:
             if isinstance(cb, AutocastCallback): cb.context.close()
@@ -196,21 +198,22 @@ def train(
     device:str="auto", # "auto", "cpu", "cuda", ...
     workers:int=0, # processes that decode images; 0: this one does
     precision:str="fp32", # "fp32" or "bf16"
+    layer_lrs:float=1., # learning rate of the first layer relative to the last's, above 0 up to 1
 )->Learner: # in evaluation mode, with one row per epoch in its `epoch_log`
     "SGD with a cosine schedule; resumed, it ends the same. Raise `WrnbError` on bad settings"
     epochs, bs = check_whole("epochs", epochs, 0), check_whole("bs", bs, 1)
     seed, workers = check_whole("seed", seed, 0), check_whole("workers", workers, 0)
-    lr = check_range("lr", lr, 0, above=True)
+    lr, layer_lrs = check_range("lr", lr, 0, above=True), check_range("layer_lrs", layer_lrs, 0, 1, above=True)
     ds, valid = as_images(ds), as_images(valid)
     checkpoint = as_path(out)/"checkpoint.pt" if out else None
     if not isinstance(model, nn.Module): model = as_model(model)
     _check_training(model, bs, precision, len(ds))
     with untouched():  # the random state is as before
         dls = _loaders(ds, valid, bs, pick_device(device), workers)
-        learn = _learner(model, dls, lr)
+        learn = _learner(model, dls, lr, layer_lrs)
         callbacks = _callbacks(seed, precision, cbs, checkpoint)
         done = _resume(learn, checkpoint) if checkpoint else 0
-        if done < epochs: _fit(learn, epochs, lr, callbacks, done)
+        if done < epochs: _fit(learn, epochs, lr, callbacks, done, layer_lrs)
     learn.model.eval()
     return learn
 
