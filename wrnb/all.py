@@ -25,6 +25,7 @@ from .attacks import *
 from .estimation import *
 from .measurement import *
 from .validation import *
+from .fine_tuning import *
 from .enhancement import *
 from .corrupted_sets import *
 from .evaluation import *
@@ -34,6 +35,6 @@ _rooms = (
     wrnb.core, wrnb.randomness, wrnb.runs, wrnb.data, wrnb.networks,
     wrnb.checkpoints, wrnb.models, wrnb.pretrained, wrnb.inference, wrnb.training,
     wrnb.scoring, wrnb.weak, wrnb.c_bar, wrnb.corruptions, wrnb.attacks, wrnb.estimation, wrnb.measurement,
-    wrnb.validation, wrnb.enhancement, wrnb.corrupted_sets, wrnb.evaluation, wrnb.benchmark,
+    wrnb.validation, wrnb.fine_tuning, wrnb.enhancement, wrnb.corrupted_sets, wrnb.evaluation, wrnb.benchmark,
 )
 __all__ = [name for room in _rooms for name in room.__all__]

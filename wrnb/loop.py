@@ -169,6 +169,7 @@ def _fit_base(self:Loop, head_epochs=0, **options):
 def _fit_head(self:Loop, start, **options):
     "Fit a new last layer, and the others if that helps; returns the Learner and what to say"
     net, transforms = self.setup.load(self.classes), self.setup.transforms
+    self.say(f"base: a last layer for {len(self.classes)} new classes by a linear probe, then fine-tuning from it")
     learn = fine_tune(net, *self.data, transforms=transforms, out=self.run/"base", **options, **self.training)
     text = json.dumps(asdict(learn.choice), indent=2) + "\n"
     write_atomic(self.run/"base"/"choice.json", lambda p: p.write_text(text))
