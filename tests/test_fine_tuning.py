@@ -1,11 +1,13 @@
-"""A pretrained network on new classes: the probe is scikit-learn's, fine-tuning is kept only if it helps, a kill changes
-nothing. EfficientNet-Lite0's weights come from its package; the other networks here are small.
+"""A pretrained network on new classes: the probe is scikit-learn's, fine-tuning is kept only if it helps, and a kill
+changes nothing. EfficientNet-Lite0's weights come from its package; the other networks here are small.
 """
 import json, os, signal, subprocess, sys, time
+from copy import deepcopy
 
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
@@ -16,7 +18,7 @@ from wrnb.core import WrnbError
 from wrnb.fine_tuning import Choice, _choose, _laid_aside, fine_tune, gentle
 from wrnb.folders import load_data
 from wrnb.heads import fit_probe, has_linear_head, head_features, put_probe
-from wrnb.image_sets import limited, subset
+from wrnb.image_sets import ImageSet, limited, subset
 from wrnb.inference import logits_of
 from wrnb.loop import Loop
 from wrnb.models import weights_hash
@@ -31,23 +33,26 @@ def digits(): return load_data("digits")
 
 @pytest.fixture(scope="module")
 def pretrained(digits):
-    "A network that knows the digits 0 to 4"
+    "A network that knows the digits"
     torch.manual_seed(0)
     net = load_model("digits_net", 10)
-    train(net, subset(digits[0], np.flatnonzero(digits[0].labels < 5)), digits[1], epochs=8, lr=.2, bs=64)
+    train(net, *digits, epochs=8, lr=.2, bs=64)
     return net
 
 
+def parity(ds): return ImageSet(ds.items, ds.labels % 2, ["even", "odd"], ds.ids, "parity")
+
+
 @pytest.fixture(scope="module")
-def others(digits):
-    "The digits 5 to 9: some to learn from, and all test images of them"
-    train, test = (subset(ds, np.flatnonzero(ds.labels >= 5)) for ds in digits)
-    return limited(train, 200), test
+def new_classes(digits):
+    "Odd or even? 100 images to learn from, and all test images"
+    return limited(parity(digits[0]), 100), parity(digits[1])
 
 
-def copy_of(net):
-    copy = load_model("digits_net", 10)
-    copy.load_state_dict(net.state_dict())
+def for_two(net):
+    "A copy with a new last layer for two classes"
+    copy = deepcopy(net)
+    copy.body[-1] = nn.Linear(64, 2)
     return copy
 
 
@@ -62,10 +67,10 @@ def test_the_probe_is_scikit_learns(C, digits, pretrained):
     X, X_test = (head_features(pretrained, part).astype(float) for part in digits)
     regression = LogisticRegression(C=C, tol=1e-8, max_iter=10_000)
     theirs = make_pipeline(StandardScaler(), regression).fit(X, ds.labels)
-    net = copy_of(pretrained)
+    net = deepcopy(pretrained)
     put_probe(net, fit_probe(X, ds.labels, 10, C=C), ds)
     ours = logits_of(net, test).softmax(1).numpy()
-    assert abs(ours - theirs.predict_proba(X_test)).max() < 2e-3
+    assert abs(ours - theirs.predict_proba(X_test)).max() < 5e-3
     assert (ours.argmax(1) == theirs.predict(X_test)).mean() > .995
 
 
@@ -77,16 +82,13 @@ def test_features_are_what_the_last_layer_gets(digits, pretrained):
     assert np.allclose(head_features(pretrained, subset(digits[1], range(20))), by_hand, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["resnet20", "torchvision:resnet18", "torchvision:vit_b_16", "efficientnet_lite0"])
-def test_last_layers_that_a_probe_can_find(name, digits):
-    import torchvision
+@pytest.mark.parametrize("name, width", [
+    ("resnet20", 64), ("torchvision:resnet18", 512), ("torchvision:densenet121", 1024)])
+def test_last_layers_that_a_probe_can_find(name, width):
     rest = name.partition(":")[2]
     net = torchvision.models.get_model(rest, num_classes=10) if rest else load_model(name, 10)
-    side = 224 if rest.startswith("vit") else 32
-    few = [(torch.rand(3, side, side), i % 10) for i in range(4)]
-    assert has_linear_head(net, few)
-    width = head_features(net, few).shape[1]
-    assert width in (64, 512, 768, 1280)
+    few = [(torch.rand(3, 32, 32), i % 10) for i in range(4)]
+    assert has_linear_head(net, few) and head_features(net, few).shape[1] == width
 
 
 def test_the_model_is_left_as_it_was(digits, pretrained):
@@ -99,25 +101,24 @@ def test_the_model_is_left_as_it_was(digits, pretrained):
 
 # --- fine-tuning ----------------------------------------------------------------------------------
 
-def test_from_a_random_last_layer_it_ends_worse(others, pretrained):
-    ds, test = others
-    by_probe, at_once = copy_of(pretrained), copy_of(pretrained)
+def test_from_a_random_last_layer_it_ends_worse(new_classes, pretrained):
+    ds, test = new_classes
+    by_probe, at_once = for_two(pretrained), for_two(pretrained)
     learn = fine_tune(by_probe, ds, test, epochs=5, lr=.01, transforms=[])
-    nn.init.normal_(at_once.body[-1].weight)
     train(at_once, ds, test, epochs=5, lr=.01, bs=16)
-    assert error(learn.model, test) < error(at_once, test) - .05
+    assert error(learn.model, test) < error(at_once, test)/1.5
 
 
 @pytest.mark.parametrize("lr", [.01, .2, 30.])
-def test_it_is_never_worse_than_the_probe_on_the_images_laid_aside(lr, others, pretrained):
+def test_it_is_never_worse_than_the_probe_on_the_images_laid_aside(lr, new_classes, pretrained):
     "A step that is far too long spoils the network, and the probe is kept as it was"
-    ds, test = others
-    probe = fine_tune(copy_of(pretrained), ds, test, epochs=0)
-    try: learn = fine_tune(copy_of(pretrained), ds, test, epochs=3, lr=lr)
+    ds, test = new_classes
+    probe = fine_tune(for_two(pretrained), ds, test, epochs=0)
+    try: learn = fine_tune(for_two(pretrained), ds, test, epochs=3, lr=lr)
     except WrnbError as e: return pytest.fail(str(e)) if lr < 1 else None
     choice, aside = learn.choice, subset(ds, _laid_aside(ds.labels, 0))
-    assert len(aside) == choice.n_aside == 40
-    better = choice.tuned_loss < choice.probe_loss and choice.tuned_error <= choice.probe_error
+    assert len(aside) == choice.n_aside == 20
+    better = choice.high < 0 and choice.tuned_error <= choice.probe_error
     assert (choice.kept == "fine-tuned") == better
     if not better: assert weights_hash(learn.model) == weights_hash(probe.model)
     else: assert error(learn.model, aside) == pytest.approx(choice.tuned_error)
@@ -125,11 +126,23 @@ def test_it_is_never_worse_than_the_probe_on_the_images_laid_aside(lr, others, p
     assert own["valid_error"] == pytest.approx(error(learn.model, test))
 
 
-def test_a_lower_loss_with_more_errors_is_not_better():
-    choice = Choice("", .1, .1)
-    for tuned, kept in {(.1, .2): "probe", (.3, 0.): "probe", (.1, .1): "fine-tuned"}.items():
-        _choose(choice, (.2, .1), tuned)
-        assert choice.kept == kept
+@pytest.mark.parametrize("gain, error_after, kept", [
+    (.1, .1, "fine-tuned"), (.1, .2, "probe"), (-.1, 0., "probe"), (.002, .1, "probe")])
+def test_only_a_lower_loss_that_is_no_chance_and_not_more_errors_are_better(gain, error_after, kept):
+    rng, choice = np.random.default_rng(0), Choice("", .1, .1)
+    before, noise = rng.exponential(.5, 200), rng.normal(0, .1, 200)
+    _choose(choice, (before, .1), (before - gain + noise, error_after))
+    assert choice.kept == kept and choice.low < choice.tuned_loss - choice.probe_loss < choice.high
+
+
+def test_a_classifier_that_learns_from_fine_tuning_is_fine_tuned(digits):
+    "The features of a random network leave much to learn"
+    torch.manual_seed(1)
+    ds, test = digits
+    learn = fine_tune(load_model("digits_net", 10), ds, test, epochs=8, lr=.05, bs=64, transforms=[])
+    probe_error, *_, tuned_error = [row["valid_error"] for row in learn.epoch_log]
+    assert learn.choice.kept == "fine-tuned" and tuned_error < probe_error
+    assert tuned_error == pytest.approx(error(learn.model, test))
 
 
 @pytest.mark.parametrize("n, frozen", [(200, True), (6_000, False)])
@@ -141,13 +154,13 @@ def test_few_images_get_small_steps_and_a_rate_in_proportion():
     assert 245/few.bs >= 12 and few.lr/few.bs == pytest.approx(many.lr/many.bs) and many.bs == 128
 
 
-def test_what_is_laid_aside_is_not_trained_on(others, pretrained):
+def test_what_is_laid_aside_is_not_trained_on(new_classes, pretrained):
     seen = []
     def look(x):
         seen.extend(x.mean((1, 2, 3)).tolist())
         return x
-    ds, test = others
-    fine_tune(copy_of(pretrained), ds, test, epochs=2, transforms=[look])
+    ds, test = new_classes
+    fine_tune(for_two(pretrained), ds, test, epochs=2, transforms=[look])
     aside = _laid_aside(ds.labels, 0)
     brightness = ds.pixels(range(len(ds))).mean((1, 2, 3)).numpy()
     rest = np.setdiff1d(np.arange(len(ds)), aside)
@@ -160,7 +173,7 @@ def test_what_is_laid_aside_is_not_trained_on(others, pretrained):
 def folder(tmp_path_factory):
     "Two kinds of noise: dots, and stripes"
     home, rng = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
-    for split, n in (("train", 40), ("val", 10)):
+    for split, n in (("train", 30), ("val", 5)):
         for c, name in enumerate(("dots", "stripes")):
             (home/split/name).mkdir(parents=True)
             for i in range(n):
@@ -169,10 +182,13 @@ def folder(tmp_path_factory):
     return home
 
 
-def base_of(folder, run, epochs=2):
+def setup_of(folder): return dict(data=str(folder), model="efficientnet_lite0", size=40)
+
+
+def base_of(folder, run):
     "Train the base in a process of its own"
-    code = (f"from wrnb.loop import Loop; setup = dict(data={str(folder)!r}, model='efficientnet_lite0', size=40); "
-            f"Loop({str(run)!r}, setup, device='cpu').train_base(base_epochs={epochs}, base_lr=.01, bs=32)")
+    code = (f"from wrnb.loop import Loop; loop = Loop({str(run)!r}, {setup_of(folder)}, device='cpu'); "
+            "loop.train_base(base_epochs=2, base_lr=.01, bs=32)")
     return subprocess.Popen([sys.executable, "-c", code], env=ENV, stdout=subprocess.PIPE, text=True)
 
 
@@ -196,11 +212,11 @@ def test_a_killed_base_ends_with_the_same_bytes(folder, tmp_path):
     assert results(struck) == results(whole)
     assert sorted(results(whole)) == ["choice.json", "log.csv", "model.safetensors"]
     choice = json.loads((whole/"base"/"choice.json").read_text())
-    assert choice["n_aside"] == 16 and "training images laid aside; clean test error" in said
+    assert choice["n_aside"] == 12 and "training images laid aside; clean test error" in said
 
 
 def test_no_epochs_keep_the_probe(folder, tmp_path):
-    said, _ = base_of(folder, tmp_path/"run", epochs=0).communicate(timeout=300)
-    assert "base: linear probe; clean test error 0.00 %" in said
-    loop = Loop(tmp_path/"run")
-    assert error(loop.base, loop.test) == 0
+    said = []
+    loop = Loop(tmp_path/"run", setup_of(folder), say=said.append, device="cpu")
+    loop.train_base(base_epochs=0, base_lr=.01, bs=32)
+    assert said[-1] == f"base: linear probe; clean test error {100*error(loop.base, loop.test):.2f} %"

@@ -104,10 +104,10 @@ def _features(model, ds, idxs, labels, out, compute):
     return X
 
 def _some(aside, n, seed):
-    "The images to fit a probe on: those laid aside, then others, at most 20,000"
+    "The images to fit a probe on: those laid aside, and at most 20,000 others"
     rest = np.setdiff1d(np.arange(n), aside)
     few = np.random.default_rng(seed).permutation(len(rest))[:20_000]
-    return np.concatenate([aside, rest[np.sort(few)]])
+    return np.sort(np.concatenate([aside, rest[few]]))
 
 # %% ../nbs/28b_fine_tuning.ipynb #b620fc4e
 @dataclass
@@ -121,47 +121,52 @@ class Choice:
     probe_error:float=None # of the probe, a share of those
     tuned_loss:float=None # of the fine-tuned model, on those; None: there was no fine-tuning
     tuned_error:float=None # of the fine-tuned model, a share of those
+    low:float=None # 95 % interval of the fine-tuned model's loss minus the probe's, paired by image
+    high:float=None # its upper end
 
     def __str__(self):
         if self.tuned_error is None: return "linear probe"
-        pair = f"{100*self.tuned_error:.1f} against {100*self.probe_error:.1f} %"
-        losses = f"loss {self.tuned_loss:.3f} against {self.probe_loss:.3f}"
-        why = f"fine-tuning had {pair} errors and {losses} on {self.n_aside} training images laid aside"
-        return f"{'fine-tuned from a' if self.kept == 'fine-tuned' else ''} linear probe, since {why}".strip()
+        way = "fine-tuned from a linear probe" if self.kept == "fine-tuned" else "linear probe, not fine-tuned"
+        errors = f"error {100*self.probe_error:.1f} -> {100*self.tuned_error:.1f} %"
+        difference = f"{self.tuned_loss - self.probe_loss:+.3f} ({self.low:+.3f} to {self.high:+.3f})"
+        return f"{way} (fine-tuning on {self.n_aside} training images laid aside: {errors}, loss {difference})"
 
 # %% ../nbs/28b_fine_tuning.ipynb #64ed5d3e
-def _loss_and_error(model, ds, labels, compute):
-    "Mean loss and error of a model"
-    logits, target = logits_of(model, ds, **compute), torch.as_tensor(labels)
-    return F.cross_entropy(logits, target).item(), (logits.argmax(1) != target).double().mean().item()
+def _losses(logits, labels):
+    "The loss of each image, and the share of images that are wrong"
+    logits, target = torch.as_tensor(logits).double(), torch.as_tensor(labels)
+    losses = F.cross_entropy(logits, target, reduction="none").numpy()
+    return losses, (logits.argmax(1) != target).double().mean().item()
 
 def _choose(choice, probe, tuned):
-    "Note loss and error of both on the images laid aside, and which of them is kept"
-    choice.probe_loss, choice.probe_error = probe
-    choice.tuned_loss, choice.tuned_error = tuned
-    better = choice.tuned_loss < choice.probe_loss and choice.tuned_error <= choice.probe_error
+    "Note losses and error of both on the images laid aside, and which of them is kept"
+    (before, choice.probe_error), (after, choice.tuned_error) = probe, tuned
+    choice.probe_loss, choice.tuned_loss = float(before.mean()), float(after.mean())
+    difference, margin = after - before, 1.96*(after - before).std(ddof=1)/len(after)**.5
+    choice.low, choice.high = (float(difference.mean() + sign*margin) for sign in (-1, 1))
+    better = choice.high < 0 and choice.tuned_error <= choice.probe_error
     choice.kept = "fine-tuned" if better else "probe"
 
 # %% ../nbs/28b_fine_tuning.ipynb #410fee31
 class _Probing:
-    "Features and labels of training images, those laid aside first, and the probes that they give"
+    "Features and labels of training images, and the probes that they give"
     def __init__(self, model, ds, aside, seed, out, compute):
         idxs, labels = _some(aside, len(ds), seed), _labels(ds)
         self.n_classes = len(_check_linear(model, ds)[0].bias)
         self.aside, self.rest = aside, np.setdiff1d(np.arange(len(ds)), aside)
+        self.is_aside = np.isin(idxs, aside)
         self.y, self.seed = labels[idxs], seed
         self.X = _features(model, subset(ds, idxs), idxs, self.y, out=out, compute=compute)
 
     def fit_on_all(self): return fit_probe(self.X, self.y, self.n_classes, seed=self.seed)
     def fit_on_rest(self, C):
         "The probe that has not seen the images laid aside"
-        k = len(self.aside)
-        return fit_probe(self.X[k:], self.y[k:], self.n_classes, C=C)
+        rest = ~self.is_aside
+        return fit_probe(self.X[rest], self.y[rest], self.n_classes, C=C)
 
     def on_aside(self, probe):
-        "Mean loss and error of a probe on the images laid aside"
-        k = len(self.aside)
-        return probe.errors(self.X[:k], self.y[:k])
+        "The losses and the error of a probe on the images laid aside"
+        return _losses(probe.logits(self.X[self.is_aside]), self.y[self.is_aside])
 
 def _tune(model, ds, test, probing, choice, options, compute):
     "Fine-tune from a probe, and choose; returns the Learner, whose model has the weights that are kept"
@@ -169,9 +174,8 @@ def _tune(model, ds, test, probing, choice, options, compute):
     start = probing.fit_on_rest(choice.C)
     put_probe(model, start, ds)
     learn = train(model, subset(ds, probing.rest), test, **options)
-    seen = subset(ds, probing.aside)
-    tuned = _loss_and_error(learn.model, seen, probing.y[:len(probing.aside)], compute)
-    _choose(choice, probing.on_aside(start), tuned)
+    logits = logits_of(learn.model, subset(ds, probing.aside), **compute)
+    _choose(choice, probing.on_aside(start), _losses(logits, probing.y[probing.is_aside]))
     if choice.kept == "probe": learn.model.load_state_dict(before)
     return learn
 
@@ -185,10 +189,10 @@ def _settings(n, epochs, lr, bs, transforms):
 
 def _epoch_0(model, probing, probe, test, compute):
     "The row of the probe in a log of epochs"
-    loss, error = _loss_and_error(model, test, _labels(test), compute)
+    losses, error = _losses(logits_of(model, test, **compute), _labels(test))
     train_loss, _ = probe.errors(probing.X, probing.y)
     n = len(probing.y)
-    return dict(epoch=0, lr=0., n=n, train_loss=train_loss, valid_loss=loss, valid_error=error)
+    return dict(epoch=0, lr=0., n=n, train_loss=train_loss, valid_loss=float(losses.mean()), valid_error=error)
 
 # %% ../nbs/28b_fine_tuning.ipynb #f7a96f89
 def fine_tune(
