@@ -27,7 +27,7 @@ from .images import as_images
 from .image_sets import ImageSet, subset
 from .models import as_model
 from .inference import logits_of
-from .callbacks import unwrapped
+from .callbacks import Diverged, unwrapped
 from .training import train
 from .augmentation import random_crop, random_flip
 from .terms import TermsCallback
@@ -123,8 +123,10 @@ class Choice:
     tuned_error:float=None # of the fine-tuned model, a share of those
     low:float=None # 95 % interval of the fine-tuned model's loss minus the probe's, paired by image
     high:float=None # its upper end
+    diverged:str=None # what went wrong in fine-tuning; None: nothing did
 
     def __str__(self):
+        if self.diverged: return f"linear probe, not fine-tuned ({self.diverged})"
         if self.tuned_error is None: return "linear probe"
         way = "fine-tuned from a linear probe" if self.kept == "fine-tuned" else "linear probe, not fine-tuned"
         errors = f"error {100*self.probe_error:.1f} -> {100*self.tuned_error:.1f} %"
@@ -173,7 +175,11 @@ def _tune(model, ds, test, probing, choice, options, compute):
     before = {name: v.clone() for name, v in model.state_dict().items()}
     start = probing.fit_on_rest(choice.C)
     put_probe(model, start, ds)
-    learn = train(model, subset(ds, probing.rest), test, **options)
+    try: learn = train(model, subset(ds, probing.rest), test, **options)
+    except Diverged as e:
+        choice.diverged = str(e)
+        model.load_state_dict(before)
+        return train(model, ds, test, **options | dict(epochs=0, out=None))
     logits = logits_of(learn.model, subset(ds, probing.aside), **compute)
     _choose(choice, probing.on_aside(start), _losses(logits, probing.y[probing.is_aside]))
     if choice.kept == "probe": learn.model.load_state_dict(before)
