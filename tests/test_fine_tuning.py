@@ -142,18 +142,6 @@ def test_only_a_lower_loss_that_is_no_chance_and_not_more_errors_are_better(gain
     assert choice.kept == kept and choice.low < choice.tuned_loss - choice.probe_loss < choice.high
 
 
-def test_a_network_that_gains_by_fine_tuning_is_fine_tuned(digits):
-    "One that was hardly trained has features that leave much to learn"
-    torch.manual_seed(1)
-    ds, test = digits
-    net = load_model("digits_net", 10)
-    train(net, ds, test, epochs=1, lr=.02, bs=64)
-    learn = fine_tune(net, ds, test, epochs=6, lr=.003, bs=64, transforms=[])
-    probe_error, *_, tuned_error = [row["valid_error"] for row in learn.epoch_log]
-    assert learn.choice.kept == "fine-tuned" and tuned_error < probe_error
-    assert tuned_error == pytest.approx(error(learn.model, test))
-
-
 @pytest.mark.parametrize("n, frozen", [(200, True), (6_000, False)])
 def test_batch_norm_keeps_its_statistics_if_images_are_few(n, frozen): assert gentle(n).keep_statistics == frozen
 
