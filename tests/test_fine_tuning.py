@@ -209,7 +209,7 @@ def test_a_killed_base_ends_with_the_same_bytes(folder, tmp_path):
     assert results(struck) == results(whole)
     assert sorted(results(whole)) == ["choice.json", "log.csv", "model.safetensors"]
     choice = json.loads((whole/"base"/"choice.json").read_text())
-    assert choice["n_aside"] == 12 and "training images laid aside; clean test error" in said
+    assert choice["n_aside"] == 12 and "on 12 training images laid aside" in said and "clean test error" in said
 
 
 def test_no_epochs_keep_the_probe(folder, tmp_path):
