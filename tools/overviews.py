@@ -18,11 +18,12 @@ SECTIONS = dict(  # folder: title, line, pages in the order of reading (others f
     reference=("Reference", "Every room of the package and what it gives", ""))
 GROUPS = {  # group of rooms: its rooms, from left to right
     "Foundations": "core randomness tables runs",
-    "Images and classifiers": "pictures items images image_sets folders learners data networks "
-                              "checkpoints models sources pretrained folding inference callbacks together training",
+    "Images and classifiers":
+        "pictures items images image_sets folders learners data networks checkpoints models "
+        "sources pretrained folding inference callbacks together training",
     "Weak samples": "neighbors search scoring weak",
     "Perturbations": "splines c_bar corruptions attacks",
-    "Weaknesses": "estimation measurement validation augmentation terms heads enhancement",
+    "Weaknesses": "estimation measurement validation augmentation terms heads fine_tuning enhancement",
     "Evaluation": "archives corrupted_sets corrupted_copies evaluation benchmark",
     "Doors": "setup loop report cli all"}
 ENTRIES_SHOWN = 6  # entries of a table that stand for it where its line of code says nothing

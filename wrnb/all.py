@@ -28,6 +28,7 @@ from .attacks import *
 from .estimation import *
 from .measurement import *
 from .validation import *
+from .fine_tuning import *
 from .enhancement import *
 from .corrupted_sets import *
 from .corrupted_copies import *
@@ -37,8 +38,9 @@ from .benchmark import *
 _rooms = (
     wrnb.core, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.data, wrnb.networks,
     wrnb.checkpoints, wrnb.models, wrnb.pretrained, wrnb.inference, wrnb.training,
-    wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.c_bar, wrnb.corruptions, wrnb.attacks,
-    wrnb.estimation, wrnb.measurement, wrnb.validation, wrnb.enhancement, wrnb.corrupted_sets,
-    wrnb.corrupted_copies, wrnb.evaluation, wrnb.benchmark,
+    wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.c_bar, wrnb.corruptions,
+    wrnb.attacks, wrnb.estimation, wrnb.measurement, wrnb.validation, wrnb.fine_tuning,
+    wrnb.enhancement, wrnb.corrupted_sets, wrnb.corrupted_copies, wrnb.evaluation,
+    wrnb.benchmark,
 )
 __all__ = [name for room in _rooms for name in room.__all__]
