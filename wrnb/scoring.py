@@ -117,8 +117,7 @@ _TALLIED = ["n_neighbors", "n_wrong", "total", "square"]
 def _tally(ms, i, n_images):
     "Of each image: how many neighbours, how many of them wrong, the sum of Ms and of its square"
     def count(weights=None): return np.bincount(i, weights, n_images)
-    wrong = count(ms > 0).astype(np.int64)
-    return dict(zip(_TALLIED, (count(), wrong, count(ms), count(ms*ms))))
+    return dict(zip(_TALLIED, (count(), count(ms > 0).astype(np.int64), count(ms), count(ms*ms))))
 
 # %% ../nbs/18_scoring.ipynb #9f1a87ac
 def _score_table(ds, t, eps=None, certify=None):
@@ -257,8 +256,8 @@ def _more_neighbors(self:_Scorer, name, idxs, begin, end):
 def _round(now, n, total, **spent):
     "A row of search.csv"
     low, high = wilson((total/n)[now.chosen], n[now.chosen])
-    known = dict(boundary=now.boundary, recall=now.recall, tolerance=now.tolerance)
-    return dict(**spent, **known, width=(high-low).mean())
+    width = (high-low).mean()
+    return dict(**spent, boundary=now.boundary, recall=now.recall, tolerance=now.tolerance, width=width)
 
 def _find_weakest(scorer, search):
     "The tally of every image after the search, and what was known at the end of each round"
@@ -301,12 +300,13 @@ class Scores:
     ds:Dataset=field(repr=False) # the images
     options:dict=field(default_factory=dict) # eps, n_neighbors, noise, seed, ...
     search:pd.DataFrame=None # with `top_k`, the columns of search.csv, one row per round
+    model:object=None # the classifier that was asked
+    folder:Path=None # the run folder, if there is one
 
     def __len__(self): return len(self.table)
     def __repr__(self):
         wrong, mean = (~self.table.clean_correct).sum(), self.table.score.mean()
-        what = f"{wrong} wrong when clean, mean score {mean:.3f}"
-        return f"Scores of {len(self)} images, {what}, {self.options}"
+        return f"Scores of {len(self)} images, {wrong} wrong when clean, mean score {mean:.3f}, {self.options}"
 
 # %% ../nbs/18_scoring.ipynb #540dff35
 def _options(eps, n_neighbors, noise, seed, precision):
@@ -345,10 +345,10 @@ def _claim(run, options, model, ds, device):
     identity = dict(n=len(ds), data=data_hash(ds), model=weights_hash(as_model(model)))
     return run.claim("score", options | identity, device)
 
-def _saved(run, ds, options):
+def _saved(run, ds, options, model):
     "The scores in a run folder"
     search = read_table(run/"search.csv") if "top_k" in options else None
-    return Scores(read_table(run/"scores.parquet"), ds, options, search)
+    return Scores(read_table(run/"scores.parquet"), ds, options, search, model, run.path)
 
 def _save(run, scores):
     "Write the tables, end the stage, and read it back"
@@ -356,7 +356,7 @@ def _save(run, scores):
         if scores.search is not None: write_table(scores.search, run/"search.csv")
         write_table(scores.table, run/"scores.parquet")
     run.finish("score")
-    return _saved(run, scores.ds, scores.options)
+    return _saved(run, scores.ds, scores.options, scores.model)
 
 # %% ../nbs/18_scoring.ipynb #0fac7592
 def score_robustness(
@@ -392,9 +392,9 @@ def score_robustness(
         scorer = _Scorer(forward, ds, options["eps"], noise, options["seed"],
                          folder=run and run.parts("score"), batch_size=check_whole("batch_size", batch_size, 1),
                          workers=check_whole("workers", workers, 0), device=device)
-        if run and not _claim(run, options, model, ds, device): return _saved(run, ds, options)
+        if run and not _claim(run, options, model, ds, device): return _saved(run, ds, options, model)
         if search: tally, rounds = _find_weakest(scorer, search)
         else: tally, rounds = scorer._all_images(options["n_neighbors"], _BLOCK), None
     table = _score_table(ds, tally, options["eps"], options.get("certify"))
-    scores = Scores(table, ds, options, rounds)
+    scores = Scores(table, ds, options, rounds, model)
     return _save(run, scores) if run else scores
