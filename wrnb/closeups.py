@@ -208,9 +208,9 @@ def plot_image(self:Scores,
     "An image, its worst neighbours, where they go, and every corruption with the classifier's answer"
     shot = Asker(self, model, device).closeup(index, severity, n_worst)
     near, kinds = _tiles(shot)
-    fig, _ = new_figure(figsize=(9.5, 9), layout="constrained")
+    fig, _ = new_figure(figsize=(9.5, 8.2), layout="constrained")
     fig.clear()
-    top, middle, bottom = fig.subfigures(3, 1, height_ratios=[2.1, 1.3, 4.4])
+    top, middle, bottom = fig.subfigures(3, 1, height_ratios=[1.6, 1.2, 4.6])
     _draw_tiles(top, near, 9, "the image and its worst neighbours")
     _draw_confusions(middle.subplots(), shot)
     _draw_tiles(bottom, kinds, 7, f"corruptions of severity {severity}")
