@@ -66,7 +66,7 @@ def neighbor_pixels(self:Asker,
 )->torch.Tensor: # [len(numbers), 3, height, width]
     "Some neighbours of an image, the same that were drawn when it was scored"
     options, x = self.scores.options, self.image(index)[None]
-    keys = fold_in(image_keys(x, options.get("seed", 0)), "neighbor", torch.as_tensor(numbers))
+    keys = fold_in(image_keys(x, options.get("seed", 0)), "neighbor", torch.tensor(list(numbers)))
     return neighbors(x.repeat(len(keys), 1, 1, 1), keys, options["eps"], options.get("noise", "uniform"))
 
 @patch

@@ -54,6 +54,12 @@ def _file_of(where):
     path = as_path(getattr(where, "path", where))
     return path if path.suffix == ".csv" else path/"corrections.csv"
 
+def _state_of(path):
+    "What changes if a file is replaced; None if there is none"
+    if not path.is_file(): return None
+    s = path.stat()
+    return s.st_ino, s.st_mtime_ns, s.st_size
+
 class Corrections:
     "What you decided about images: `corrections.csv`, one row per decision; the last one on an image counts"
     def __init__(self,
@@ -62,6 +68,7 @@ class Corrections:
     ):
         self.path = _file_of(out)
         self.ds = None if ds is None else as_images(ds)
+        self._read = None, None  # the state of the file when it was read last, and the log
 
     def __len__(self): return len(self.table)
     def __repr__(self):
@@ -70,8 +77,10 @@ class Corrections:
 
     @property
     def log(self)->pd.DataFrame:
-        "All decisions: id, index, action, label, when"
-        return _read_log(self.path)
+        "All decisions: id, index, action, label, when; the file is read again if it has changed"
+        state = _state_of(self.path)
+        if self._read[0] != state or state is None: self._read = state, _read_log(self.path)
+        return self._read[1].copy()
 
     @property
     def table(self)->pd.DataFrame:
@@ -139,7 +148,8 @@ def of(self:Corrections,
     ids:list, # lasting names of images, as `ds.ids`
 )->list: # of each image the action; "" if nothing was decided
     "What was decided about some images"
-    action = dict(zip(self.table.id, self.table.action))
+    log = self.log
+    action = dict(zip(log.id, log.action))  # of several on one image the last
     return [action.get(i, "") for i in ids]
 
 # %% ../nbs/19b_corrections.ipynb #c728eb5f

@@ -63,6 +63,7 @@ class Shelf:
         number = {None: None} | {name: y for y, name in enumerate(self.classes)}
         for name, value in dict(label=label, pred=pred).items():
             if value not in number: check_choice(name, value, self.classes)
+        self.show = show
         rows = _rows(self.scores, show, number[label], number[pred]).head(self.k)
         self.idxs, self.at = rows["index"].tolist(), 0
         open_ones = [at for at, done in enumerate(self.decisions(self.idxs)) if not done]
@@ -262,9 +263,10 @@ STYLE = """
 # %% ../nbs/22c_shelf.ipynb #26e3cd28
 def as_html(
     *parts, # cards, closeups, text
+    style:str=STYLE, # rules that go with them; "" if the page has them already
 )->str:
     "Parts in a box with their style"
-    return to_xml(Div(Style(STYLE), *parts, cls="wrnb"))
+    return to_xml(Div(*([Style(style)] if style else []), *parts, cls="wrnb"))
 
 # %% ../nbs/22c_shelf.ipynb #0703c146
 def _entry(shelf, index, severity):
