@@ -11,7 +11,7 @@ from tools.pages import defined_names, page_name
 
 SECTIONS = dict(  # folder: title, line, pages in the order of reading (others follow by name)
     tutorials=("Tutorials", "What to do with it, step by step",
-               "own_learner torchvision_folder reading_report reproduce scale"),
+               "own_learner torchvision_folder morning reading_report reproduce scale"),
     results=("Results", "What it does on real data, how sure that is, and how to do it again",
              "cifar10 cifar100 imagenet weak_vs_random guided_vs_unguided weak_samples "
              "corruptions attacks scoring"),
@@ -20,8 +20,9 @@ GROUPS = {  # group of rooms: its rooms, from left to right
     "Foundations": "core randomness runs",
     "Images and classifiers": "pictures images image_sets folders learners data "
                               "networks checkpoints models sources pretrained inference callbacks together training",
-    "Weak samples": "scoring weak",
+    "Weak samples": "scoring weak corrections exchange",
     "Perturbations": "c_bar corruptions attacks",
+    "Looking": "closeups shelf workbench",
     "Weaknesses": "estimation measurement validation augmentation terms heads enhancement",
     "Evaluation": "archives corrupted_sets evaluation benchmark",
     "Doors": "setup loop report cli all"}

@@ -19,9 +19,14 @@ from .inference import *
 from .training import *
 from .scoring import *
 from .weak import *
+from .corrections import *
+from .exchange import *
 from .c_bar import *
 from .corruptions import *
 from .attacks import *
+from .closeups import *
+from .shelf import *
+from .workbench import *
 from .estimation import *
 from .measurement import *
 from .validation import *
@@ -33,7 +38,8 @@ from .benchmark import *
 _rooms = (
     wrnb.core, wrnb.randomness, wrnb.runs, wrnb.data, wrnb.networks,
     wrnb.checkpoints, wrnb.models, wrnb.pretrained, wrnb.inference, wrnb.training,
-    wrnb.scoring, wrnb.weak, wrnb.c_bar, wrnb.corruptions, wrnb.attacks, wrnb.estimation, wrnb.measurement,
+    wrnb.scoring, wrnb.weak, wrnb.corrections, wrnb.exchange, wrnb.c_bar, wrnb.corruptions, wrnb.attacks,
+    wrnb.closeups, wrnb.shelf, wrnb.workbench, wrnb.estimation, wrnb.measurement,
     wrnb.validation, wrnb.enhancement, wrnb.corrupted_sets, wrnb.evaluation, wrnb.benchmark,
 )
 __all__ = [name for room in _rooms for name in room.__all__]

@@ -135,9 +135,10 @@ class Closeup:
 
     def __str__(self):
         low, high = self.interval
-        taken = f", confused with {self.confusions.index[0]}" if len(self.confusions) else ""
+        taken = f", with noise {self.confusions.index[0]}" if len(self.confusions) else ""
         score = f"score {self.score:.2f} ({low:.2f} to {high:.2f})"
-        return f"{self.id}: {self.label}, taken for {self.pred}, {score}{taken}"
+        answer = "right when clean" if self.pred == self.label else f"taken for {self.pred}"
+        return f"{self.id}: {self.label}, {answer}, {score}{taken}"
 
 # %% ../nbs/22b_closeups.ipynb #99e25110
 @patch

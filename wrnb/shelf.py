@@ -73,7 +73,7 @@ class Shelf:
     def decisions(self, idxs:list)->list:
         "What was decided about these images; \"\" if nothing was"
         ids = [self.asker.ds.ids[i] for i in idxs]
-        return self.corrections.of(ids) if self.corrections else [""]*len(ids)
+        return [""]*len(ids) if self.corrections is None else self.corrections.of(ids)
 
 # %% ../nbs/22c_shelf.ipynb #397d907e
 @patch(as_prop=True)
@@ -147,7 +147,7 @@ def decide(self:Shelf,
 def undo(self:Shelf,
 )->str: # what was done, in words
     "Take the last decision back and look at its image again"
-    row = self.corrections.undo() if self.corrections else None
+    row = None if self.corrections is None else self.corrections.undo()
     if row is None: return "there is nothing to undo"
     self.select(row["index"])
     return f"{row['id']}: {row['action']} undone"
@@ -209,17 +209,17 @@ def card(self:Shelf,
     lines = [B(label), f"{row.score:.2f} ({row.score_low:.2f}–{row.score_high:.2f})"]
     if row.pred != row.label: lines.append(f"taken for {pred}")
     counts = self.asker.confusions(index) if confused else ()
-    if len(counts): lines.append(f"noise: {counts.index[0]} ({counts.iloc[0]})")
+    if len(counts): lines.append(f"noise: {counts.index[0]} ({counts.iloc[0]} of {row.n_neighbors})")
     decision, = self.decisions([index])
     if decision: lines.append(Span(decision, cls="mark"))
     return _picture(self.asker.image(index), f"image {row.id}, label {label}", *lines, cls=decision)
 
-# %% ../nbs/22c_shelf.ipynb #de00c068
-def _answers(tiles):
+# %% ../nbs/22c_shelf.ipynb #1c1d6ba3
+def _answers(tiles, *first):
     "Pictures with the classifier's answers"
     mark = {True: "right", False: "wrong"}
     pictures = [_picture(x, alt, *lines, cls=mark[bool(right)]) for x, alt, lines, right in tiles]
-    return Div(*pictures, cls="row")
+    return Div(*first, *pictures, cls="row")
 
 def _neighbor_tiles(shot):
     for x, pred, p, right in shot.neighbors: yield x, f"neighbour taken for {pred}", [_answer(pred, p, right)], right
@@ -231,9 +231,9 @@ def _corruption_tiles(shot):
 
 def _where_they_go(shot):
     "A sentence on the classes that the neighbours go to"
-    wrong = int(shot.confusions.sum())
-    go = ", ".join(f"{name} {n}" for name, n in shot.confusions.items())
-    return f"{shot.n_neighbors} neighbours: {shot.label} {shot.n_neighbors - wrong}" + (f", {go}" if go else "")
+    right = shot.n_neighbors - int(shot.confusions.sum())
+    go = [f"{n} taken for {name}" for name, n in shot.confusions.items()]
+    return f"{shot.n_neighbors} neighbours: " + ", ".join([f"{right} right", *go])
 
 @patch
 def details(self:Shelf,
@@ -242,10 +242,10 @@ def details(self:Shelf,
 ):
     "An image, its worst neighbours, the classes they go to, and every corruption with the answer"
     shot = self.asker.closeup(index, severity)
-    image = Div(_picture(shot.image, f"image {shot.id}", shot.label), cls="row")
-    near = P(_where_they_go(shot), ". The worst of them:"), _answers(_neighbor_tiles(shot))
+    image = _picture(shot.image, f"image {shot.id}", f"{shot.label}, the image")
+    near = P(f"{_where_they_go(shot)}. The worst of them:"), _answers(_neighbor_tiles(shot), image)
     kinds = P(f"Corruptions of severity {severity}:"), _answers(_corruption_tiles(shot))
-    return Div(P(B(str(shot))), image, *near, *kinds)
+    return Div(P(B(str(shot))), *near, *kinds)
 
 # %% ../nbs/22c_shelf.ipynb #666185db
 STYLE = """

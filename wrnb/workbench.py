@@ -61,6 +61,7 @@ class Workbench:
         shelf:Shelf, # what is shown
     ):
         self.shelf, self.w = shelf, _widgets()
+        self._decides = shelf.corrections is not None
         self._cards = {}  # by image and decision
         self._make_menus()
         self._make_keys()
@@ -97,7 +98,7 @@ def _make_keys(self:Workbench):
     self.right_label = _menu(self.w, "relabel as", self.shelf.classes)
     moves, decisions = [self.buttons[k] for k in "pnbf"], [self.buttons[k] for k in "krdau"]
     self.moves = _wrapped(self.w, [*moves, self.keys])
-    self.decisions = _wrapped(self.w, [*decisions, self.right_label] if self.shelf.corrections else [])
+    self.decisions = _wrapped(self.w, [*decisions, self.right_label] if self._decides else [])
 
 @patch
 def _presser(self:Workbench, key): return lambda: self.press(key)
@@ -164,7 +165,7 @@ def _where(self:Workbench):
     shelf = self.shelf
     if shelf.selected is None: return "Nothing to show: choose something else."
     place = f"Image {shelf.at + 1} of {len(shelf.idxs)}, page {shelf.page + 1} of {shelf.n_pages}."
-    return f"{place} {shelf.corrections}." if shelf.corrections else place
+    return f"{place} {shelf.corrections}." if self._decides else place
 
 @patch
 def _draw_details(self:Workbench):
