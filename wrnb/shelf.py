@@ -209,7 +209,7 @@ def card(self:Shelf,
     lines = [B(label), f"{row.score:.2f} ({row.score_low:.2f}–{row.score_high:.2f})"]
     if row.pred != row.label: lines.append(f"taken for {pred}")
     counts = self.asker.confusions(index) if confused else ()
-    if len(counts): lines.append(f"noise: {counts.index[0]} ({counts.iloc[0]} of {row.n_neighbors})")
+    if len(counts): lines.append(f"noise: {counts.index[0]} ({counts.iloc[0]}/{row.n_neighbors})")
     decision, = self.decisions([index])
     if decision: lines.append(Span(decision, cls="mark"))
     return _picture(self.asker.image(index), f"image {row.id}, label {label}", *lines, cls=decision)

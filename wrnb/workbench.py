@@ -93,7 +93,7 @@ def _make_menus(self:Workbench):
 def _make_keys(self:Workbench):
     "Buttons for everything that a key does, and the field for keys"
     self.keys = self.w.Text(placeholder="type keys here", layout=self.w.Layout(width="150px"))
-    self.keys.observe(lambda change: self._typed(change["new"]), "value")
+    self.keys.observe(lambda change: self._typed(change["old"], change["new"]), "value")
     self.buttons = {k: _button(self.w, f"{what} ({k})", f"key {k}", self._presser(k)) for k, what in KEYS.items()}
     self.right_label = _menu(self.w, "relabel as", self.shelf.classes)
     moves, decisions = [self.buttons[k] for k in "pnbf"], [self.buttons[k] for k in "krdau"]
@@ -123,11 +123,10 @@ def select(self:Workbench,
     self.draw()
 
 @patch
-def _typed(self:Workbench, text):
-    "Press each key that was typed, and empty the field"
-    if not text: return
-    self.keys.value = ""
-    for key in text.strip(): self.press(key)
+def _typed(self:Workbench, before, now):
+    "Press each key that was typed at the end of the field; it is not emptied, since that would race with your typing"
+    new = now.removeprefix(before) if now.startswith(before) else ""
+    for key in new.strip(): self.press(key)
 
 @patch
 def _choose(self:Workbench):
