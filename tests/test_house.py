@@ -17,10 +17,10 @@ import tools.readme
 from tools import house
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = """core randomness runs pictures images image_sets folders learners data networks checkpoints models
-    sources pretrained inference callbacks together training scoring weak corrections exchange c_bar
-    corruptions attacks closeups shelf workbench estimation measurement validation augmentation terms heads enhancement archives corrupted_sets evaluation benchmark setup loop
-    report cli""".split()
+ROOMS = """core randomness runs pictures images image_sets folders learners data networks checkpoints models sources
+    pretrained inference callbacks together training scoring weak corrections exchange c_bar corruptions attacks
+    closeups shelf workbench estimation measurement monitoring validation augmentation terms heads enhancement
+    archives corrupted_sets evaluation benchmark setup loop report cli""".split()
 DOORS = ("setup", "loop", "report", "cli")  # their names are not in `from wrnb.all import *`
 SETTINGS = ConfigParser(delimiters="=", interpolation=None)
 SETTINGS.read(ROOT/"settings.ini", encoding="utf-8")

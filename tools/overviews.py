@@ -23,7 +23,7 @@ GROUPS = {  # group of rooms: its rooms, from left to right
     "Weak samples": "scoring weak corrections exchange",
     "Perturbations": "c_bar corruptions attacks",
     "Looking": "closeups shelf workbench",
-    "Weaknesses": "estimation measurement validation augmentation terms heads enhancement",
+    "Weaknesses": "estimation measurement monitoring validation augmentation terms heads enhancement",
     "Evaluation": "archives corrupted_sets evaluation benchmark",
     "Doors": "setup loop report cli all"}
 ENTRIES_SHOWN = 6  # entries of a table that stand for it where its line of code says nothing

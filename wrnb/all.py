@@ -29,6 +29,7 @@ from .shelf import *
 from .workbench import *
 from .estimation import *
 from .measurement import *
+from .monitoring import *
 from .validation import *
 from .enhancement import *
 from .corrupted_sets import *
@@ -39,7 +40,7 @@ _rooms = (
     wrnb.core, wrnb.randomness, wrnb.runs, wrnb.data, wrnb.networks,
     wrnb.checkpoints, wrnb.models, wrnb.pretrained, wrnb.inference, wrnb.training,
     wrnb.scoring, wrnb.weak, wrnb.corrections, wrnb.exchange, wrnb.c_bar, wrnb.corruptions, wrnb.attacks,
-    wrnb.closeups, wrnb.shelf, wrnb.workbench, wrnb.estimation, wrnb.measurement,
+    wrnb.closeups, wrnb.shelf, wrnb.workbench, wrnb.estimation, wrnb.measurement, wrnb.monitoring,
     wrnb.validation, wrnb.enhancement, wrnb.corrupted_sets, wrnb.evaluation, wrnb.benchmark,
 )
 __all__ = [name for room in _rooms for name in room.__all__]
