@@ -348,7 +348,7 @@ def _claim(run, options, model, ds, device):
 def _saved(run, ds, options, model):
     "The scores in a run folder"
     search = read_table(run/"search.csv") if "top_k" in options else None
-    return Scores(read_table(run/"scores.parquet"), ds, options, search, model, run.path)
+    return Scores(read_table(run/"scores.parquet"), ds, options, search, model, folder=run.path)
 
 def _save(run, scores):
     "Write the tables, end the stage, and read it back"
