@@ -22,11 +22,17 @@ from .neighbors import *
 from .search import *
 from .scoring import *
 from .weak import *
+from .corrections import *
+from .exchange import *
 from .c_bar import *
 from .corruptions import *
 from .attacks import *
+from .closeups import *
+from .shelf import *
+from .workbench import *
 from .estimation import *
 from .measurement import *
+from .monitoring import *
 from .validation import *
 from .fine_tuning import *
 from .enhancement import *
@@ -38,9 +44,10 @@ from .benchmark import *
 _rooms = (
     wrnb.core, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.data, wrnb.networks,
     wrnb.checkpoints, wrnb.models, wrnb.pretrained, wrnb.inference, wrnb.training,
-    wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.c_bar, wrnb.corruptions,
-    wrnb.attacks, wrnb.estimation, wrnb.measurement, wrnb.validation, wrnb.fine_tuning,
-    wrnb.enhancement, wrnb.corrupted_sets, wrnb.corrupted_copies, wrnb.evaluation,
-    wrnb.benchmark,
+    wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.corrections,
+    wrnb.exchange, wrnb.c_bar, wrnb.corruptions, wrnb.attacks, wrnb.closeups,
+    wrnb.shelf, wrnb.workbench, wrnb.estimation, wrnb.measurement, wrnb.monitoring,
+    wrnb.validation, wrnb.fine_tuning, wrnb.enhancement, wrnb.corrupted_sets,
+    wrnb.corrupted_copies, wrnb.evaluation, wrnb.benchmark,
 )
 __all__ = [name for room in _rooms for name in room.__all__]
