@@ -17,7 +17,7 @@ import tools.readme
 from tools import house
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = """core randomness runs pictures images image_sets folders learners data networks checkpoints models
+ROOMS = """late core randomness runs pictures images image_sets folders learners data networks checkpoints models
     sources pretrained inference callbacks together training scoring weak c_bar corruptions attacks estimation
     measurement validation augmentation terms heads enhancement archives corrupted_sets evaluation benchmark setup loop
     report cli""".split()

@@ -17,7 +17,7 @@ SECTIONS = dict(  # folder: title, line, pages in the order of reading (others f
              "corruptions attacks scoring"),
     reference=("Reference", "Every room of the package and what it gives", ""))
 GROUPS = {  # group of rooms: its rooms, from left to right
-    "Foundations": "core randomness runs",
+    "Foundations": "late core randomness runs",
     "Images and classifiers": "pictures images image_sets folders learners data "
                               "networks checkpoints models sources pretrained inference callbacks together training",
     "Weak samples": "scoring weak",

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../nbs/all.ipynb #b5321fe3
 import wrnb
+from .late import *
 from .core import *
 from .randomness import *
 from .runs import *
@@ -31,7 +32,7 @@ from .evaluation import *
 from .benchmark import *
 
 _rooms = (
-    wrnb.core, wrnb.randomness, wrnb.runs, wrnb.data, wrnb.networks,
+    wrnb.late, wrnb.core, wrnb.randomness, wrnb.runs, wrnb.data, wrnb.networks,
     wrnb.checkpoints, wrnb.models, wrnb.pretrained, wrnb.inference, wrnb.training,
     wrnb.scoring, wrnb.weak, wrnb.c_bar, wrnb.corruptions, wrnb.attacks, wrnb.estimation, wrnb.measurement,
     wrnb.validation, wrnb.enhancement, wrnb.corrupted_sets, wrnb.evaluation, wrnb.benchmark,

@@ -16,14 +16,17 @@ from numbers import Real
 from pathlib import Path
 
 from PIL import Image
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision.io
 
+from .late import late
 from .core import WrnbError, check_pixels, plain_number
 from .randomness import fold_in, image_keys, normal, uniform
+
+# %% ../nbs/21_corruptions.ipynb #6d8aa1e6
+plt = late("matplotlib.pyplot")
+torchvision_io = late("torchvision.io")
 
 # %% ../nbs/21_corruptions.ipynb #fcb3f642
 CORRUPTIONS = {  # family: its corruptions
@@ -510,8 +513,8 @@ def _decode_pillow(file):
 
 def _decode(files):
     "The bytes [3, h, w] of each JPEG"
-    if not hasattr(torchvision.io, "decode_jpeg"): return [_decode_pillow(f) for f in files]
-    return torchvision.io.decode_jpeg([torch.frombuffer(f.getbuffer(), dtype=torch.uint8) for f in files])
+    if not hasattr(torchvision_io, "decode_jpeg"): return [_decode_pillow(f) for f in files]
+    return torchvision_io.decode_jpeg([torch.frombuffer(f.getbuffer(), dtype=torch.uint8) for f in files])
 
 def _jpeg(pixels, quality):
     "Encode and decode images: int32 [N, h, w], r + 256 g + 65536 b, to bytes [3, h, w] each"
