@@ -24,6 +24,7 @@ from .search import *
 from .scoring import *
 from .weak import *
 from .c_bar import *
+from .arrays import *
 from .corruptions import *
 from .attacks import *
 from .estimation import *
@@ -38,7 +39,7 @@ from .benchmark import *
 _rooms = (
     wrnb.late, wrnb.core, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.data, wrnb.networks,
     wrnb.checkpoints, wrnb.models, wrnb.pretrained, wrnb.inference, wrnb.training,
-    wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.c_bar, wrnb.corruptions, wrnb.attacks,
+    wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.c_bar, wrnb.arrays, wrnb.corruptions, wrnb.attacks,
     wrnb.estimation, wrnb.measurement, wrnb.validation, wrnb.enhancement, wrnb.corrupted_sets,
     wrnb.corrupted_copies, wrnb.evaluation, wrnb.benchmark,
 )

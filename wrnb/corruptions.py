@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from .late import late
 from .core import WrnbError, check_pixels, plain_number
 from .randomness import fold_in, image_keys, normal, uniform
+from .arrays import picture_like, pixels_of
 
 # %% ../nbs/21_corruptions.ipynb #6d8aa1e6
 plt = late("matplotlib.pyplot")
@@ -569,8 +570,9 @@ def _sample(x, grid, corners):
 # %% ../nbs/21_corruptions.ipynb #c2212fce
 def _field(keys, h, w, alpha, sigma):
     "Smooth random displacements [N, h, w, 2], in pixels"
+    along_h, along_w = sigma if isinstance(sigma, tuple) else (sigma, sigma)
     u = uniform(keys, (2, h, w), -1, 1).double()
-    u = _bell_matrix(h, sigma, u.device) @ (u @ _bell_matrix(w, sigma, u.device).T)
+    u = _bell_matrix(h, along_h, u.device) @ (u @ _bell_matrix(w, along_w, u.device).T)
     return (u*alpha).float().permute(0, 2, 3, 1)
 
 @_corruption
@@ -643,25 +645,32 @@ def _corrupt_piece(x, name, severity, c, seed, out):
     keys = None if name in _STILL else fold_in(image_keys(x, seed), name, severity)
     _truncate(_MAKERS[name](x, c, keys), out)
 
-def corrupt(
-    x:torch.Tensor, # images, [N, 3, height, width], float in [0,1], 16 px or more; rounded to 8 bits
-    name:str, # one of the 15 of `CORRUPTIONS` or the 4 of `EXTRA`
-    severity:int, # 1 to 5; 0 is the image itself
-    preset:str="auto", # one of `PRESETS`; auto chooses by image size (`pick_preset`)
-    seed:int=0, # another seed gives other draws
-)->torch.Tensor: # float32, shape and device of `x`, on the grid k/255
-    "Corrupt a batch; each result depends on image, corruption, severity and seed alone"
-    severity = _check_kind(name, severity, preset)
-    preset = _preset_for(_check_form(x), preset)
-    if severity == 0 or not len(x): return check_pixels(x)
-    constants = CONSTANTS[name][preset][severity-1]
-    if name == "frost": constants = (*constants, _FROST_SCALE[preset])
+def _corrupt_with(x, name, severity, constants, seed):
+    "Corrupt a batch with these constants, in pieces"
     pixels = 2**18 if x.device.type == "cpu" else 2**23  # at once
     images = max(1, pixels//x[0, 0].numel())
     out = _room_for(x, colours_last=name == "jpeg_compression")
     for xb, ob in zip(x.split(images), out.split(images)):
         _corrupt_piece(xb, name, severity, constants, seed, out=ob)
     return out
+
+def corrupt(
+    x, # images: a tensor [N, 3, height, width] in [0,1], uint8 array [height, width, 3], or Pillow image; 16 px or more
+    name:str, # one of the 15 of `CORRUPTIONS` or the 4 of `EXTRA`
+    severity:int, # 1 to 5; 0 is the image itself
+    preset:str="auto", # one of `PRESETS`; auto chooses by image size (`pick_preset`)
+    seed:int=0, # another seed gives other draws
+): # of the kind that was given; a tensor is float32 on the grid k/255, with the shape and device of `x`
+    "Corrupt a batch or a picture; each result depends on image, corruption, severity and seed alone"
+    severity = _check_kind(name, severity, preset)
+    if isinstance(x, (Image.Image, np.ndarray)):
+        corrupted = corrupt(pixels_of(x), name, severity, preset, seed)
+        return picture_like(corrupted, x, one_channel=FAMILY[name] == "noise")
+    preset = _preset_for(_check_form(x), preset)
+    if severity == 0 or not len(x): return check_pixels(x)
+    constants = CONSTANTS[name][preset][severity-1]
+    if name == "frost": constants = (*constants, _FROST_SCALE[preset])
+    return _corrupt_with(x, name, severity, constants, seed)
 
 # %% ../nbs/21_corruptions.ipynb #b135b6c7
 def _label_grid(ax, names, severities, width, height):
