@@ -486,23 +486,25 @@ def _saturate(x, c, keys):
 # %% ../nbs/21_corruptions.ipynb #133e139b
 @lru_cache(maxsize=64)
 def _boxes(size, small, device):
-    "Cut `size` pixels into `small` boxes: first pixel and length of each, and each pixel's box"
-    edge = torch.tensor([int(i*size/small + .5) for i in range(small+1)])
-    shown = ((torch.arange(size, dtype=torch.float64) + .5)*small/size).long()
-    return edge[:-1].to(device), edge.diff().to(device), shown.to(device)
+    "Pillow's cut of `size` pixels into `small` boxes: their pixels, where each begins, its length, each pixel's box"
+    eye = Image.fromarray(np.eye(size, dtype=np.float32))
+    inside = np.array(eye.resize((small, size), Image.BOX)).T > 0
+    lengths = inside.sum(1)
+    shown = Image.fromarray(np.arange(small, dtype=np.int32)[None]).resize((size, 1), Image.NEAREST)
+    parts = inside.nonzero()[1], lengths.cumsum() - lengths, lengths, np.array(shown)[0]
+    return [torch.from_numpy(p).long().to(device) for p in parts]
 
-def _bags(x, first):
-    "Sums of rows of `x`, from each of `first` to the next"
-    rows = torch.arange(len(x), device=x.device)
-    return F.embedding_bag(rows, x, first, mode="sum")
+def _bags(x, pixels, first):
+    "Sums of the rows `pixels` of `x`, from each of `first` to the next"
+    return F.embedding_bag(pixels, x, first, mode="sum")
 
 @_corruption
 def _pixelate(x, c, out):
     n, _, h, w = x.shape
-    (top, rows, up), (left, cols, across) = (_boxes(s, int(s*c), x.device) for s in (h, w))
-    channel = torch.arange(0, n*3*h, h, device=x.device)[:, None]
-    total = _bags(x.reshape(-1, w), (channel + top).flatten())
-    small = _bags(total.t().contiguous(), left).view(len(left), n*3, len(top))
+    (down, top, rows, up), (right, left, cols, across) = (_boxes(s, int(s*c), x.device) for s in (h, w))
+    channel = torch.arange(n*3, device=x.device)[:, None]
+    total = _bags(x.reshape(-1, w), (channel*h + down).flatten(), (channel*len(down) + top).flatten())
+    small = _bags(total.t().contiguous(), right, left).view(len(left), n*3, len(top))
     small.div_(rows*cols[:, None, None]).add_(.5).floor_().div_(255)
     wide = small.index_select(0, across).view(w, -1).t().reshape(n*3, len(top), w)
     torch.index_select(wide, 1, up, out=out.view(n*3, h, w))
