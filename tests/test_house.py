@@ -19,7 +19,7 @@ from tools import house
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = """late core randomness tables runs pictures items images image_sets folders learners data networks checkpoints
     models sources pretrained folding inference callbacks together training neighbors search scoring weak c_bar arrays
-    corruptions imagecorruptions attacks estimation measurement validation augmentation terms heads enhancement archives corrupted_sets
+    corruptions imagecorruptions transforms attacks estimation measurement validation augmentation terms heads enhancement archives corrupted_sets
     corrupted_copies evaluation benchmark setup loop report cli""".split()
 DOORS = ("imagecorruptions", "setup", "loop", "report", "cli")  # their names are not in `from wrnb.all import *`
 SETTINGS = ConfigParser(delimiters="=", interpolation=None)

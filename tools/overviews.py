@@ -21,7 +21,7 @@ GROUPS = {  # group of rooms: its rooms, from left to right
     "Images and classifiers": "pictures items images image_sets folders learners data networks "
                               "checkpoints models sources pretrained folding inference callbacks together training",
     "Weak samples": "neighbors search scoring weak",
-    "Perturbations": "c_bar arrays corruptions imagecorruptions attacks",
+    "Perturbations": "c_bar arrays corruptions imagecorruptions transforms attacks",
     "Weaknesses": "estimation measurement validation augmentation terms heads enhancement",
     "Evaluation": "archives corrupted_sets corrupted_copies evaluation benchmark",
     "Doors": "setup loop report cli all"}

@@ -26,6 +26,7 @@ from .weak import *
 from .c_bar import *
 from .arrays import *
 from .corruptions import *
+from .transforms import *
 from .attacks import *
 from .estimation import *
 from .measurement import *
@@ -39,8 +40,8 @@ from .benchmark import *
 _rooms = (
     wrnb.late, wrnb.core, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.data, wrnb.networks,
     wrnb.checkpoints, wrnb.models, wrnb.pretrained, wrnb.inference, wrnb.training,
-    wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.c_bar, wrnb.arrays, wrnb.corruptions, wrnb.attacks,
-    wrnb.estimation, wrnb.measurement, wrnb.validation, wrnb.enhancement, wrnb.corrupted_sets,
-    wrnb.corrupted_copies, wrnb.evaluation, wrnb.benchmark,
+    wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.c_bar, wrnb.arrays, wrnb.corruptions, wrnb.transforms,
+    wrnb.attacks, wrnb.estimation, wrnb.measurement, wrnb.validation, wrnb.enhancement,
+    wrnb.corrupted_sets, wrnb.corrupted_copies, wrnb.evaluation, wrnb.benchmark,
 )
 __all__ = [name for room in _rooms for name in room.__all__]
