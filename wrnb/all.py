@@ -13,6 +13,7 @@ from .randomness import *
 from .tables import *
 from .runs import *
 from .data import *
+from .loaders import *
 from .networks import *
 from .checkpoints import *
 from .models import *
@@ -38,7 +39,7 @@ from .evaluation import *
 from .benchmark import *
 
 _rooms = (
-    wrnb.late, wrnb.core, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.data, wrnb.networks,
+    wrnb.late, wrnb.core, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.data, wrnb.loaders, wrnb.networks,
     wrnb.checkpoints, wrnb.models, wrnb.pretrained, wrnb.inference, wrnb.training,
     wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.c_bar, wrnb.arrays, wrnb.corruptions, wrnb.transforms,
     wrnb.attacks, wrnb.estimation, wrnb.measurement, wrnb.validation, wrnb.enhancement,
