@@ -17,11 +17,12 @@ import tools.readme
 from tools import house
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = """late core randomness tables runs pictures items columns images image_sets hub_data folders learners data loaders networks checkpoints
-    models hub_models sources pretrained folding inference callbacks together training neighbors search scoring weak c_bar arrays
-    corruptions imagecorruptions transforms attacks estimation measurement validation augmentation terms heads enhancement archives corrupted_sets
+ROOMS = """late core randomness tables runs pictures items columns images image_sets hub_data folders learners
+    data loaders networks checkpoints models hub_models sources pretrained folding inference callbacks together
+    training neighbors search scoring weak c_bar arrays corruptions imagecorruptions transforms attacks
+    estimation measurement validation augmentation terms heads enhancement archives corrupted_sets
     corrupted_copies evaluation benchmark setup loop report gate cli""".split()
-DOORS = ("imagecorruptions", "setup", "loop", "report", "gate", "cli")  # their names are not in `from wrnb.all import *`
+DOORS = ("imagecorruptions", "setup", "loop", "report", "gate", "cli")  # not in `from wrnb.all import *`
 SETTINGS = ConfigParser(delimiters="=", interpolation=None)
 SETTINGS.read(ROOT/"settings.ini", encoding="utf-8")
 SETTINGS = SETTINGS["DEFAULT"]

@@ -18,8 +18,9 @@ SECTIONS = dict(  # folder: title, line, pages in the order of reading (others f
     reference=("Reference", "Every room of the package and what it gives", ""))
 GROUPS = {  # group of rooms: its rooms, from left to right
     "Foundations": "late core randomness tables runs",
-    "Images and classifiers": "pictures items columns images image_sets hub_data folders learners data loaders networks "
-                              "checkpoints models hub_models sources pretrained folding inference callbacks together training",
+    "Images and classifiers": "pictures items columns images image_sets hub_data folders learners data "
+                              "loaders networks checkpoints models hub_models sources pretrained folding "
+                              "inference callbacks together training",
     "Weak samples": "neighbors search scoring weak",
     "Perturbations": "c_bar arrays corruptions imagecorruptions transforms attacks",
     "Weaknesses": "estimation measurement validation augmentation terms heads enhancement",

@@ -12,11 +12,14 @@ from .core import *
 from .randomness import *
 from .tables import *
 from .runs import *
+from .columns import *
+from .hub_data import *
 from .data import *
 from .loaders import *
 from .networks import *
 from .checkpoints import *
 from .models import *
+from .hub_models import *
 from .pretrained import *
 from .inference import *
 from .training import *
@@ -39,6 +42,7 @@ from .evaluation import *
 from .benchmark import *
 
 _rooms = (
+    wrnb.columns, wrnb.hub_data, wrnb.hub_models,
     wrnb.late, wrnb.core, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.data, wrnb.loaders, wrnb.networks,
     wrnb.checkpoints, wrnb.models, wrnb.pretrained, wrnb.inference, wrnb.training,
     wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.c_bar, wrnb.arrays, wrnb.corruptions, wrnb.transforms,

@@ -364,7 +364,7 @@ def _obey(name, words):
         return 2
 
 def _run_with(command, given):
-    "Call a command's function: with the given options, and with those that it takes itself; returns its exit code or None"
+    "Call a command's function with the given options and those that it takes itself; returns its exit code or None"
     return command.run(given, **_taken(command.run, given))
 
 # %% ../nbs/37_cli.ipynb #869c8ad6

@@ -253,7 +253,7 @@ def load_data(
 )->tuple: # (train, test), two `ImageSet`s with the same classes
     "Training and test images. Raise `WrnbError` if `name` is neither known nor such a folder"
     if str(name).startswith("hf:"):
-        if test_share is not None: raise WrnbError("test_share= is for folders: a set of the hub has its own test images")
+        if test_share is not None: raise WrnbError("test_share= is for folders: hf:NAME has its own test images")
         return hub_sets(str(name)[3:], size, limit, test_limit)
     if name == "digits": train, test = _digits()
     else: train, test = _folder_sets(_data_folder(name), size, name == "cifar100", test_share, seed)

@@ -84,14 +84,17 @@ def _number(name, text):
 def _within(figures, limits):
     "A decision for each limit"
     for name in limits: check_choice("max_error", name, figures)
-    return [Decision(name, *figures[name][:3], limit, figures[name][3]) for name, limit in limits.items()]
+    def decide(name, limit):
+        error, low, high, n = figures[name]
+        return Decision(name, error, low, high, limit=limit, n=n)
+    return [decide(name, limit) for name, limit in limits.items()]
 
 # %% ../nbs/36b_gate.ipynb #40e0e272
 def _difference(name, ours, theirs, margin):
     "A decision on how much worse an error is than another"
     (a, a_low, a_high, n), (b, b_low, b_high, m) = ours, theirs
     low, high = a - b - hypot(a - a_low, b_high - b), a - b + hypot(a_high - a, b - b_low)
-    return Decision(f"{name}, worse than before by", a - b, low, high, margin/100, min(n, m))
+    return Decision(f"{name}, worse than before by", a - b, low, high, limit=margin/100, n=min(n, m))
 
 def _same_images(folder, other):
     "Raise `WrnbError` if two runs say that they are about different data"
