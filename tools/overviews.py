@@ -22,8 +22,9 @@ GROUPS = {  # group of rooms: its rooms, from left to right
                               "loaders networks checkpoints models hub_models sources pretrained folding "
                               "inference callbacks together training",
     "Weak samples": "neighbors search scoring weak",
-    "Perturbations": "c_bar arrays corruptions imagecorruptions transforms attacks",
-    "Weaknesses": "estimation measurement validation augmentation terms heads enhancement",
+    "Perturbations": "splines c_bar arrays corruptions imagecorruptions transforms attacks",
+    "Weaknesses": "estimation measurement validation augmentation terms heads fine_tuning "
+                  "enhancement",
     "Evaluation": "archives corrupted_sets corrupted_copies evaluation benchmark",
     "Doors": "setup loop report gate cli all"}
 ENTRIES_SHOWN = 6  # entries of a table that stand for it where its line of code says nothing

@@ -35,6 +35,7 @@ from .attacks import *
 from .estimation import *
 from .measurement import *
 from .validation import *
+from .fine_tuning import *
 from .enhancement import *
 from .corrupted_sets import *
 from .corrupted_copies import *
@@ -42,11 +43,11 @@ from .evaluation import *
 from .benchmark import *
 
 _rooms = (
-    wrnb.columns, wrnb.hub_data, wrnb.hub_models,
-    wrnb.late, wrnb.core, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.data, wrnb.loaders, wrnb.networks,
-    wrnb.checkpoints, wrnb.models, wrnb.pretrained, wrnb.inference, wrnb.training,
-    wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.c_bar, wrnb.arrays, wrnb.corruptions, wrnb.transforms,
-    wrnb.attacks, wrnb.estimation, wrnb.measurement, wrnb.validation, wrnb.enhancement,
+    wrnb.late, wrnb.core, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.columns, wrnb.hub_data,
+    wrnb.data, wrnb.loaders, wrnb.networks, wrnb.checkpoints, wrnb.models, wrnb.hub_models,
+    wrnb.pretrained, wrnb.inference, wrnb.training, wrnb.neighbors, wrnb.search, wrnb.scoring,
+    wrnb.weak, wrnb.c_bar, wrnb.arrays, wrnb.corruptions, wrnb.transforms, wrnb.attacks,
+    wrnb.estimation, wrnb.measurement, wrnb.validation, wrnb.fine_tuning, wrnb.enhancement,
     wrnb.corrupted_sets, wrnb.corrupted_copies, wrnb.evaluation, wrnb.benchmark,
 )
 __all__ = [name for room in _rooms for name in room.__all__]
