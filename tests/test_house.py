@@ -17,12 +17,13 @@ import tools.readme
 from tools import house
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = """core randomness tables runs pictures items images image_sets folders learners data networks
-    checkpoints models sources pretrained folding inference callbacks together training neighbors
-    search scoring weak corrections splines exchange c_bar corruptions attacks closeups shelf
-    workbench estimation measurement monitoring validation augmentation terms heads fine_tuning
-    enhancement archives corrupted_sets corrupted_copies evaluation benchmark setup loop report cli""".split()
-DOORS = ("setup", "loop", "report", "cli")  # their names are not in `from wrnb.all import *`
+ROOMS = """core late randomness tables runs pictures items columns images image_sets hub_data folders learners
+    data loaders networks checkpoints models hub_models sources pretrained folding inference
+    callbacks together training neighbors search scoring weak corrections splines exchange c_bar
+    arrays corruptions imagecorruptions transforms attacks closeups shelf workbench estimation
+    measurement monitoring validation augmentation terms heads fine_tuning enhancement archives
+    corrupted_sets corrupted_copies evaluation benchmark setup loop report gate cli""".split()
+DOORS = ("setup", "loop", "report", "gate", "cli")  # their names are not in `from wrnb.all import *`
 SETTINGS = ConfigParser(delimiters="=", interpolation=None)
 SETTINGS.read(ROOT/"settings.ini", encoding="utf-8")
 SETTINGS = SETTINGS["DEFAULT"]
@@ -248,6 +249,32 @@ def test_help_does_not_wait_for_torch():
     out = subprocess.run([sys.executable, "-c", HELP], capture_output=True, text=True)
     assert "usage: wrnb" in out.stdout, out.stderr
     assert out.stdout.split()[-1] == "False", out.stdout[-300:]
+
+
+@pytest.mark.parametrize("room, without", [
+    ("corruptions", "fastai matplotlib pandas torchvision scipy sklearn imagecorruptions"),
+    ("transforms", "fastai matplotlib pandas torchvision scipy sklearn"),
+    ("imagecorruptions", "fastai matplotlib pandas torchvision scipy sklearn"),
+    ("attacks", "fastai matplotlib torchvision sklearn"), ("scoring", "fastai matplotlib torchvision sklearn")])
+def test_a_room_does_not_wait_for_what_it_may_not_need(room, without):
+    code = f"import sys, wrnb.{room}; print([m for m in {without.split()} if m in sys.modules])"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert out.stdout == "[]\n", out.stdout + out.stderr
+
+
+SCORED = """
+import sys, torch
+from wrnb.scoring import score_robustness
+x = torch.rand(20, 3, 16, 16)
+ds = list(zip(x, [0, 1]*10))
+net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(768, 2))
+print(len(score_robustness(net, ds, eps=.1, n_neighbors=4)), "fastai" in sys.modules)
+"""
+
+
+def test_scoring_a_plain_module_does_not_import_fastai():
+    out = subprocess.run([sys.executable, "-c", SCORED], capture_output=True, text=True)
+    assert out.stdout == "20 False\n", out.stdout + out.stderr[-500:]
 
 
 # --- its files ------------------------------------------------------------------------------------

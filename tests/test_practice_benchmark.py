@@ -21,7 +21,7 @@ from wrnb.corrupted_sets import C_BAR, corrupted_set
 from wrnb.corrupted_copies import save_corrupted
 from wrnb.corruptions import CORRUPTIONS, Corruption, FAMILY, corruptions
 from wrnb.image_sets import ImageSet
-from wrnb.learners import pixel_loaders
+from wrnb.loaders import pixel_loaders
 from wrnb.measurement import Clean, wrong_under
 from wrnb.validation import Validation, all_perturbations, read_validation, validate
 

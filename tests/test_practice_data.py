@@ -24,7 +24,8 @@ from wrnb.pictures import read_image
 from wrnb.images import as_images, classes_of, ids_of, indices
 from wrnb.image_sets import ImageSet, batches, limited, subset
 from wrnb.folders import folder_set, load_data
-from wrnb.learners import LearnerSet, class_order, images_of, pixel_loaders
+from wrnb.learners import LearnerSet, class_order, images_of
+from wrnb.loaders import pixel_loaders
 from wrnb.data import data_hash
 
 RNG = np.random.default_rng(0)

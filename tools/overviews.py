@@ -17,17 +17,20 @@ SECTIONS = dict(  # folder: title, line, pages in the order of reading (others f
              "corruptions attacks scoring"),
     reference=("Reference", "Every room of the package and what it gives", ""))
 GROUPS = {  # group of rooms: its rooms, from left to right
-    "Foundations": "core randomness tables runs",
+    "Foundations": "core late randomness tables runs",
     "Images and classifiers":
-        "pictures items images image_sets folders learners data networks checkpoints models "
-        "sources pretrained folding inference callbacks together training",
+        "pictures items columns images image_sets hub_data folders learners data loaders "
+        "networks checkpoints models hub_models sources pretrained folding inference "
+        "callbacks together training",
     "Weak samples": "neighbors search scoring weak corrections",
-    "Perturbations": "splines exchange c_bar corruptions attacks closeups shelf workbench",
+    "Perturbations":
+        "splines exchange c_bar arrays corruptions imagecorruptions transforms attacks "
+        "closeups shelf workbench",
     "Weaknesses":
         "estimation measurement monitoring validation augmentation terms heads fine_tuning "
         "enhancement",
     "Evaluation": "archives corrupted_sets corrupted_copies evaluation benchmark",
-    "Doors": "setup loop report cli all"}
+    "Doors": "setup loop report gate cli all"}
 ENTRIES_SHOWN = 6  # entries of a table that stand for it where its line of code says nothing
 
 

@@ -8,13 +8,18 @@ __all__ = []
 # %% ../nbs/all.ipynb #b5321fe3
 import wrnb
 from .core import *
+from .late import *
 from .randomness import *
 from .tables import *
 from .runs import *
+from .columns import *
+from .hub_data import *
 from .data import *
+from .loaders import *
 from .networks import *
 from .checkpoints import *
 from .models import *
+from .hub_models import *
 from .pretrained import *
 from .inference import *
 from .training import *
@@ -25,7 +30,9 @@ from .weak import *
 from .corrections import *
 from .exchange import *
 from .c_bar import *
+from .arrays import *
 from .corruptions import *
+from .transforms import *
 from .attacks import *
 from .closeups import *
 from .shelf import *
@@ -42,12 +49,14 @@ from .evaluation import *
 from .benchmark import *
 
 _rooms = (
-    wrnb.core, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.data, wrnb.networks,
-    wrnb.checkpoints, wrnb.models, wrnb.pretrained, wrnb.inference, wrnb.training,
+    wrnb.core, wrnb.late, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.columns,
+    wrnb.hub_data, wrnb.data, wrnb.loaders, wrnb.networks, wrnb.checkpoints,
+    wrnb.models, wrnb.hub_models, wrnb.pretrained, wrnb.inference, wrnb.training,
     wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.corrections,
-    wrnb.exchange, wrnb.c_bar, wrnb.corruptions, wrnb.attacks, wrnb.closeups,
-    wrnb.shelf, wrnb.workbench, wrnb.estimation, wrnb.measurement, wrnb.monitoring,
-    wrnb.validation, wrnb.fine_tuning, wrnb.enhancement, wrnb.corrupted_sets,
-    wrnb.corrupted_copies, wrnb.evaluation, wrnb.benchmark,
+    wrnb.exchange, wrnb.c_bar, wrnb.arrays, wrnb.corruptions, wrnb.transforms,
+    wrnb.attacks, wrnb.closeups, wrnb.shelf, wrnb.workbench, wrnb.estimation,
+    wrnb.measurement, wrnb.monitoring, wrnb.validation, wrnb.fine_tuning,
+    wrnb.enhancement, wrnb.corrupted_sets, wrnb.corrupted_copies, wrnb.evaluation,
+    wrnb.benchmark,
 )
 __all__ = [name for room in _rooms for name in room.__all__]

@@ -21,6 +21,7 @@ import wrnb
 def _import_rooms():
     "Import the rooms that do the work; from then on they are `wrnb.core`, `wrnb.loop`, ..."
     import_module("wrnb.corrupted_copies")
+    import_module("wrnb.gate")
     import_module("wrnb.report")  # which imports all the others
 
 # %% ../nbs/37_cli.ipynb #bdd764d8
@@ -139,6 +140,16 @@ def _corrupt(given,
     made = _call(partial(wrnb.corrupted_copies.save_corrupted, images), given)
     wrnb.core.print_line(f"corrupt: done already, see {run.path}" if done else f"corrupt: {made} -> {run.path}")
 
+# %% ../nbs/37_cli.ipynb #3295ad87
+def _gate(given,
+    junit_file:Path=None, # file for the decisions as JUnit's XML
+    summary:Path=None, # file that a table of them in Markdown is added to, such as "$GITHUB_STEP_SUMMARY"
+):
+    gate = _call(wrnb.gate.check, given)
+    wrnb.gate.save_gate(gate, junit_file, summary)
+    wrnb.core.print_line(str(gate))
+    return gate.exit_code
+
 # %% ../nbs/37_cli.ipynb #795c7bbd
 @dataclass
 class Command:
@@ -185,6 +196,10 @@ COMMANDS = dict(
         "wrnb corrupt cifar10 --limit 1000 --out cifar10-c",
         "setup.Setup:data data.load_data:size setup.Setup:test_share corrupted_copies.save_corrupted",
         positional="data", without="ds"),
+    gate=Command(_gate,
+        "does a run keep its limits? exit code 0: yes, 1: no, 3: not enough images to tell",
+        "wrnb gate runs/c10 --max-error corruption=0.25 clean=0.09 --not-worse-than runs/main --margin 0.5",
+        "gate.check"),
     report=Command(_report,
         "write RUN/report.html and its figures",
         "wrnb report runs/c10",
@@ -343,20 +358,19 @@ def _obey(name, words):
     def translated(message): return _one_line(_in_options(str(message), named))
     warnings.showwarning = _warner(translated)
     given = vars(_parser(name, command, flags).parse_args(words))
-    try: _run_with(command, given)
+    try: return _run_with(command, given) or 0
     except wrnb.core.WrnbError as e:
         _complain(translated(e))
         return 2
-    return 0
 
 def _run_with(command, given):
-    "Call a command's function: with the given options, and with those that it takes itself"
-    command.run(given, **_taken(command.run, given))
+    "Call a command's function with the given options and those that it takes itself; returns its exit code or None"
+    return command.run(given, **_taken(command.run, given))
 
 # %% ../nbs/37_cli.ipynb #869c8ad6
 def main(
     argv:list=None, # the words after `wrnb`; None takes the process's
-)->int: # exit code: 0, 2 for bad input, 130 if interrupted
+)->int: # exit code: 0, 1 or 3 of the gate, 2 for bad input, 130 if interrupted
     "The command `wrnb`"
     argv = sys.argv[1:] if argv is None else argv
     name = _command_name(argv)

@@ -13,10 +13,14 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
 
-from fastprogress.fastprogress import progress_bar
 import numpy as np
-from scipy.special import ndtri
 import torch
+
+from .late import late
+
+# %% ../nbs/00_core.ipynb #148147a3
+fastprogress = late("fastprogress.fastprogress")
+special = late("scipy.special")
 
 # %% ../nbs/00_core.ipynb #2670e8d1
 class WrnbError(Exception):
@@ -117,7 +121,7 @@ def wilson(
 )->tuple: # (low, high), each shaped as `mean`
     "Wilson's score interval (1927) for a share, or a conservative one for a mean of quantities in [0,1]"
     mean, n = np.asarray(mean, float), np.asarray(n, float)
-    z = ndtri((1+confidence)/2)
+    z = special.ndtri((1+confidence)/2)
     centre = (mean + z*z/(2*n))/(1 + z*z/n)
     half = z/(1 + z*z/n)*np.sqrt(mean*(1-mean)/n + z*z/(4*n*n))
     return np.clip(centre-half, 0, mean), np.clip(centre+half, mean, 1)
@@ -191,7 +195,7 @@ def progress(
 ):
     "Go through `it` with a progress bar, in a terminal or a notebook; silent if the output is a file or a pipe"
     if not shows_progress(): return iter(it)
-    bar = progress_bar(it, total=total, leave=False)
+    bar = fastprogress.progress_bar(it, total=total, leave=False)
     bar.comment = label  # in a terminal the bar takes no comment when it is made
     return bar
 

@@ -16,15 +16,19 @@ from numbers import Real
 from pathlib import Path
 
 from PIL import Image
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision.io
 
+from .late import late
 from .core import WrnbError, check_pixels, plain_number
 from .randomness import fold_in, image_keys, normal, uniform
 from .c_bar import MAKERS, bar_names, magnitudes_of
+from .arrays import picture_like, pixels_of
+
+# %% ../nbs/21_corruptions.ipynb #6d8aa1e6
+plt = late("matplotlib.pyplot")
+torchvision_io = late("torchvision.io")
 
 # %% ../nbs/21_corruptions.ipynb #fcb3f642
 CORRUPTIONS = {  # family: its corruptions
@@ -490,23 +494,25 @@ def _saturate(x, c, keys):
 # %% ../nbs/21_corruptions.ipynb #133e139b
 @lru_cache(maxsize=64)
 def _boxes(size, small, device):
-    "Cut `size` pixels into `small` boxes: first pixel and length of each, and each pixel's box"
-    edge = torch.tensor([int(i*size/small + .5) for i in range(small+1)])
-    shown = ((torch.arange(size, dtype=torch.float64) + .5)*small/size).long()
-    return edge[:-1].to(device), edge.diff().to(device), shown.to(device)
+    "Pillow's cut of `size` pixels into `small` boxes: their pixels, where each begins, its length, each pixel's box"
+    eye = Image.fromarray(np.eye(size, dtype=np.float32))
+    inside = np.array(eye.resize((small, size), Image.BOX)).T > 0
+    lengths = inside.sum(1)
+    shown = Image.fromarray(np.arange(small, dtype=np.int32)[None]).resize((size, 1), Image.NEAREST)
+    parts = inside.nonzero()[1], lengths.cumsum() - lengths, lengths, np.array(shown)[0]
+    return [torch.from_numpy(p).long().to(device) for p in parts]
 
-def _bags(x, first):
-    "Sums of rows of `x`, from each of `first` to the next"
-    rows = torch.arange(len(x), device=x.device)
-    return F.embedding_bag(rows, x, first, mode="sum")
+def _bags(x, pixels, first):
+    "Sums of the rows `pixels` of `x`, from each of `first` to the next"
+    return F.embedding_bag(pixels, x, first, mode="sum")
 
 @_corruption
 def _pixelate(x, c, out):
     n, _, h, w = x.shape
-    (top, rows, up), (left, cols, across) = (_boxes(s, int(s*c), x.device) for s in (h, w))
-    channel = torch.arange(0, n*3*h, h, device=x.device)[:, None]
-    total = _bags(x.reshape(-1, w), (channel + top).flatten())
-    small = _bags(total.t().contiguous(), left).view(len(left), n*3, len(top))
+    (down, top, rows, up), (right, left, cols, across) = (_boxes(s, int(s*c), x.device) for s in (h, w))
+    channel = torch.arange(n*3, device=x.device)[:, None]
+    total = _bags(x.reshape(-1, w), (channel*h + down).flatten(), (channel*len(down) + top).flatten())
+    small = _bags(total.t().contiguous(), right, left).view(len(left), n*3, len(top))
     small.div_(rows*cols[:, None, None]).add_(.5).floor_().div_(255)
     wide = small.index_select(0, across).view(w, -1).t().reshape(n*3, len(top), w)
     torch.index_select(wide, 1, up, out=out.view(n*3, h, w))
@@ -518,8 +524,8 @@ def _decode_pillow(file):
 
 def _decode(files):
     "The bytes [3, h, w] of each JPEG"
-    if not hasattr(torchvision.io, "decode_jpeg"): return [_decode_pillow(f) for f in files]
-    return torchvision.io.decode_jpeg([torch.frombuffer(f.getbuffer(), dtype=torch.uint8) for f in files])
+    if not hasattr(torchvision_io, "decode_jpeg"): return [_decode_pillow(f) for f in files]
+    return torchvision_io.decode_jpeg([torch.frombuffer(f.getbuffer(), dtype=torch.uint8) for f in files])
 
 def _jpeg(pixels, quality):
     "Encode and decode images: int32 [N, h, w], r + 256 g + 65536 b, to bytes [3, h, w] each"
@@ -574,8 +580,9 @@ def _sample(x, grid, corners):
 # %% ../nbs/21_corruptions.ipynb #c2212fce
 def _field(keys, h, w, alpha, sigma):
     "Smooth random displacements [N, h, w, 2], in pixels"
+    along_h, along_w = sigma if isinstance(sigma, tuple) else (sigma, sigma)
     u = uniform(keys, (2, h, w), -1, 1).double()
-    u = _bell_matrix(h, sigma, u.device) @ (u @ _bell_matrix(w, sigma, u.device).T)
+    u = _bell_matrix(h, along_h, u.device) @ (u @ _bell_matrix(w, along_w, u.device).T)
     return (u*alpha).float().permute(0, 2, 3, 1)
 
 @_corruption
@@ -654,24 +661,31 @@ def _constants(name, preset):
     if name == "frost": return [(*c, _FROST_SCALE[preset]) for c in CONSTANTS[name][preset]]
     return CONSTANTS[name][preset]
 
-def corrupt(
-    x:torch.Tensor, # images, [N, 3, height, width], float in [0,1], 16 px or more; rounded to 8 bits
-    name:str, # one of the 15 of `CORRUPTIONS`, the 4 of `EXTRA`, or the 15 of C-bar
-    severity:int, # 1 to 5; 0 is the image itself
-    preset:str="auto", # one of `PRESETS`; auto chooses by image size (`pick_preset`)
-    seed:int=0, # another seed gives other draws
-)->torch.Tensor: # float32, shape and device of `x`, on the grid k/255
-    "Corrupt a batch; each result depends on image, corruption, severity and seed alone"
-    severity = _check_kind(name, severity, preset)
-    preset = _preset_for(_check_form(x), preset)
-    if severity == 0 or not len(x): return check_pixels(x)
-    constants = _constants(name, preset)[severity-1]
+def _corrupt_with(x, name, severity, constants, seed):
+    "Corrupt a batch with these constants, in pieces"
     pixels = 2**18 if x.device.type == "cpu" else 2**23  # at once
     images = max(1, pixels//x[0, 0].numel())
     out = _room_for(x, colours_last=name == "jpeg_compression")
     for xb, ob in zip(x.split(images), out.split(images)):
         _corrupt_piece(xb, name, severity, constants, seed, out=ob)
     return out
+
+def corrupt(
+    x, # images: a tensor [N, 3, height, width] in [0,1], uint8 array [height, width, 3], or Pillow image; 16 px or more
+    name:str, # one of the 15 of `CORRUPTIONS`, the 4 of `EXTRA`, or the 15 of C-bar
+    severity:int, # 1 to 5; 0 is the image itself
+    preset:str="auto", # one of `PRESETS`; auto chooses by image size (`pick_preset`)
+    seed:int=0, # another seed gives other draws
+): # of the kind that was given; a tensor is float32 on the grid k/255, with the shape and device of `x`
+    "Corrupt a batch or a picture; each result depends on image, corruption, severity and seed alone"
+    severity = _check_kind(name, severity, preset)
+    if isinstance(x, (Image.Image, np.ndarray)):
+        corrupted = corrupt(pixels_of(x), name, severity, preset, seed)
+        return picture_like(corrupted, x, one_channel=FAMILY.get(name) == "noise")
+    preset = _preset_for(_check_form(x), preset)
+    if severity == 0 or not len(x): return check_pixels(x)
+    constants = _constants(name, preset)[severity-1]
+    return _corrupt_with(x, name, severity, constants, seed)
 
 # %% ../nbs/21_corruptions.ipynb #b135b6c7
 def _label_grid(ax, names, severities, width, height):

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['data_hash', 'read_image', 'Images', 'as_images', 'classes_of', 'ids_of', 'indices', 'ImageSet', 'batches', 'limited',
-           'subset', 'TEST_FOLDERS', 'folder_set', 'in_memory', 'load_data', 'LearnerSet', 'PixelLoader', 'class_order',
-           'images_of', 'pixel_loaders', 'validation_transforms']
+           'subset', 'TEST_FOLDERS', 'folder_set', 'in_memory', 'load_data', 'LearnerSet', 'class_order', 'images_of',
+           'validation_transforms']
 
 # %% ../nbs/08_data.ipynb #53736256
 import copy, hashlib, os, random, re
@@ -27,13 +27,12 @@ from .items import _LABEL_KEYS
 from .images import Images, _check_dataset, _own_ids, as_images, classes_of, ids_of, indices
 from .image_sets import ImageSet, batches, limited, subset
 from .folders import TEST_FOLDERS, folder_set, in_memory, load_data
-from .learners import (LearnerSet, PixelLoader, class_order, images_of, pixel_loaders,
-                           validation_transforms)
+from .learners import LearnerSet, class_order, images_of, validation_transforms
 
 # %% ../nbs/08_data.ipynb #057eea2c
 _all_ = ["read_image", "Images", "as_images", "classes_of", "ids_of", "indices", "ImageSet", "batches",
-         "limited", "subset", "TEST_FOLDERS", "folder_set", "in_memory", "load_data", "LearnerSet", "PixelLoader",
-         "class_order", "images_of", "pixel_loaders", "validation_transforms"]
+         "limited", "subset", "TEST_FOLDERS", "folder_set", "in_memory", "load_data", "LearnerSet",
+         "class_order", "images_of", "validation_transforms"]
 
 # %% ../nbs/08_data.ipynb #919f0508
 def _flat(v):

@@ -6,32 +6,37 @@
 __all__ = ['TEST_FOLDERS', 'in_memory', 'folder_set', 'load_data']
 
 # %% ../nbs/06_folders.ipynb #358fd3d7
-import os, warnings
+import mimetypes, os, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from fastai.data.external import URLs, untar_data
-from fastai.data.transforms import image_extensions
 import numpy as np
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 import torch
 
+from .late import late
 from .core import WrnbError, as_path, check_range, check_whole
 from .pictures import _opened, read_image
 from .images import _check_names
 from .image_sets import ImageSet, limited
+from .hub_data import hub_sets
+
+# %% ../nbs/06_folders.ipynb #35cbf71c
+external = late("fastai.data.external")
+sk_datasets = late("sklearn.datasets")
+sk_selection = late("sklearn.model_selection")
+image_extensions = {k for k, v in mimetypes.types_map.items() if v.startswith("image/")}
 
 # %% ../nbs/06_folders.ipynb #d0a45cde
 def _digits():
     "Training and test images of scikit-learn's digits"
-    d = load_digits()
+    d = sk_datasets.load_digits()
     grey = torch.tensor(d.images/16).float()[:, None]
     x = torch.nn.functional.interpolate(grey, size=32, mode="bilinear")
     x = (x*255).round().byte().expand(-1, 3, -1, -1).contiguous()
     ids = [f"digits/{i:04d}" for i in range(len(x))]
     ds = ImageSet(x, d.target, [str(c) for c in d.target_names], ids, "digits")
-    parts = train_test_split(np.arange(len(x)), test_size=450, stratify=d.target, random_state=0)
+    split = sk_selection.train_test_split
+    parts = split(np.arange(len(x)), test_size=450, stratify=d.target, random_state=0)
     return tuple(ds.take(np.sort(part)) for part in parts)
 
 # %% ../nbs/06_folders.ipynb #7409dd27
@@ -170,12 +175,12 @@ def folder_set(
     return _held_if_small(limited(_file_set(as_path(path), split, size, classes, nested), limit))
 
 # %% ../nbs/06_folders.ipynb #b089294f
-_FETCHED = dict(cifar10=URLs.CIFAR, cifar100=URLs.CIFAR_100)
+_FETCHED = dict(cifar10="CIFAR", cifar100="CIFAR_100")  # name: fastai's name for its address
 
 # %% ../nbs/06_folders.ipynb #830a20b4
 def _untar(name):
     "The folder of a data set that fastai fetches"
-    try: return untar_data(_FETCHED[name])
+    try: return external.untar_data(getattr(external.URLs, _FETCHED[name]))
     except OSError as e:
         lacks = f"{name} is not in fastai's data folder and fetching it failed ({e})"
         raise WrnbError(f"{lacks}: put it there or give a folder") from e
@@ -239,7 +244,7 @@ def _drawn(ds, share, seed):
 
 # %% ../nbs/06_folders.ipynb #6e1c98ae
 def load_data(
-    name:str, # "digits", "cifar10", "cifar100", or a folder with train/ and test/ (or val/)
+    name:str, # "digits", "cifar10", "cifar100", "hf:NAME", or a folder with train/ and test/ (or val/)
     size:int=None, # side in pixels for a folder's pictures; None takes the median of their shorter sides, at most 224
     limit:int=None, # number of training images to keep, drawn with seed 0
     test_limit:int=None, # number of test images to keep, drawn with seed 0
@@ -247,6 +252,9 @@ def load_data(
     seed:int=0, # of that draw
 )->tuple: # (train, test), two `ImageSet`s with the same classes
     "Training and test images. Raise `WrnbError` if `name` is neither known nor such a folder"
+    if str(name).startswith("hf:"):
+        if test_share is not None: raise WrnbError("test_share= is for folders: hf:NAME has its own test images")
+        return hub_sets(str(name)[3:], size, limit, test_limit)
     if name == "digits": train, test = _digits()
     else: train, test = _folder_sets(_data_folder(name), size, name == "cifar100", test_share, seed)
     return _held_if_small(limited(train, limit)), _held_if_small(limited(test, test_limit))

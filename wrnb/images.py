@@ -13,15 +13,15 @@ from numbers import Integral
 from operator import index
 from pathlib import Path
 
-from fastai.data.core import DataLoaders
-from fastai.data.load import DataLoader as FastaiLoader
 from fastcore.basics import patch
 import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 
+from .late import is_a
 from .core import WrnbError
 from .items import _LABEL_KEYS, _class_number, _image_and_label, _pixels, _some
+from .columns import image_and_label
 
 # %% ../nbs/04_images.ipynb #73dbb3ce
 def _plain_array(values):
@@ -144,17 +144,20 @@ def classes_of(
 # %% ../nbs/04_images.ipynb #3ba4fd12
 _INSTEAD = {
     (str, os.PathLike): "is a path: give load_data(path)[0] or folder_set(path, 'train')",
-    (DataLoader, FastaiLoader): "gives batches, not images: give its dataset, as in loader.dataset",
-    (DataLoaders,): "gives batches, not images: give the Learner or dls.train_ds",
+    (DataLoader,): "gives batches, not images: give its dataset, as in loader.dataset",
+    "fastai.data.load.DataLoader": "gives batches, not images: give its dataset, as in loader.dataset",
+    "fastai.data.core.DataLoaders": "gives batches, not images: give the Learner or dls.train_ds",
     (Mapping,): "has several parts: give one of them, for example ds['train']",
     (torch.Tensor, np.ndarray): "has no labels: give TensorDataset(x, y)",
 }  # what is given in place of a dataset, and what to give instead
 
 def _is_array(v): return isinstance(v, (torch.Tensor, np.ndarray)) or hasattr(v, "iloc")
 
+def _is_kind(ds, kinds): return is_a(ds, kinds) if isinstance(kinds, str) else isinstance(ds, kinds)
+
 def _not_a_dataset(ds):
     "What is wrong with `ds` and what to give instead, if it is not a map-style dataset; else None"
-    known = [words for kinds, words in _INSTEAD.items() if isinstance(ds, kinds)]
+    known = [words for kinds, words in _INSTEAD.items() if _is_kind(ds, kinds)]
     if known: return known[0]
     if hasattr(ds, "iloc"): return "is a table: give a dataset of pairs (image, label)"
     if isinstance(ds, (tuple, list)) and ds and _is_array(ds[0]):
@@ -234,5 +237,7 @@ def as_images(
     ds, # any map-style dataset
 )->Dataset: # itself, if its items are pixels and class numbers already
     "A dataset of (pixels in [0,1], class number) with `ids` and `classes`. Raise `WrnbError` if `ds` cannot be one"
+    if is_a(ds, "datasets.arrow_dataset.Dataset", "datasets.iterable_dataset.IterableDataset"):
+        ds = image_and_label(ds)
     _check_dataset(ds)
     return ds if isinstance(ds, Images) else Images(ds)

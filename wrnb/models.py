@@ -12,7 +12,6 @@ from collections.abc import Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from fastai.data.transforms import CategoryMap, MultiCategorize, Normalize, RegressionSetup
 from fastcore.basics import patch
 from fastcore.foundation import L
 import numpy as np
@@ -21,6 +20,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
+from .late import is_a
 from .core import WrnbError, as_path, check_choice
 from .tables import write_atomic
 from .checkpoints import by_our_names, check_shapes, first_of, is_plain, state_in
@@ -255,13 +255,15 @@ def weights_hash(
     return h.hexdigest()[:16]
 
 # %% ../nbs/11_models.ipynb #6d1beb6c
+_FASTAI = "fastai.data.transforms."
 _OTHER_LOSSES = re.compile("BCE|binary_cross|MSE|mse_|L1Loss|l1_|Huber|huber|Multi[Ll]abel|multilabel|sonNLL|ianNLL")
 
 def _other_task(learn):
     "What shows that a Learner does not choose one class per image; None if nothing does"
     lists = getattr(getattr(learn.dls, "train_ds", None), "tls", [])
     for t in [t for part in lists for t in getattr(part.tfms, "fs", [])]:
-        if isinstance(t, (MultiCategorize, RegressionSetup)): return f"targets are made by {type(t).__name__}"
+        other = is_a(t, _FASTAI + "MultiCategorize", _FASTAI + "RegressionSetup")
+        if other: return f"targets are made by {type(t).__name__}"
     loss = getattr(learn.loss_func, "func", learn.loss_func)
     name = getattr(loss, "__name__", type(loss).__name__)
     return f"loss is {name}" if _OTHER_LOSSES.search(name) else None
@@ -284,16 +286,18 @@ def _on_its_device(model):
 def _learner_stats(learn):
     "Mean and standard deviation of a Learner's `Normalize`, for three channels; nothing if it has none"
     transforms = getattr(getattr(learn.dls.train, "after_batch", None), "fs", [])
-    normalise = next((t for t in transforms if isinstance(t, Normalize)), None)
+    normalise = next((t for t in transforms if is_a(t, _FASTAI + "Normalize")), None)
     if normalise is None: return ()
     stats = normalise.mean.flatten().cpu(), normalise.std.flatten().cpu()
     return tuple(v.repeat(3) if v.numel() == 1 else v for v in stats)
 
+def _is_list(v): return isinstance(v, (list, L)) or is_a(v, _FASTAI + "CategoryMap")
+
 def _learner_classes(learn):
     "Names of a Learner's classes, if it has a list of them"
     vocab = getattr(learn.dls, "vocab", None)
-    names = list(vocab) if isinstance(vocab, (list, tuple, L, CategoryMap)) else []
-    return [str(c) for c in names] if names and not isinstance(names[0], (list, L, CategoryMap)) else None
+    names = list(vocab) if _is_list(vocab) or isinstance(vocab, tuple) else []
+    return [str(c) for c in names] if names and not _is_list(names[0]) else None
 
 # %% ../nbs/11_models.ipynb #38823993
 def as_model(

@@ -7,6 +7,7 @@ __all__ = ['WNIDS', 'input_size']
 
 # %% ../nbs/12_sources.ipynb #455c8a72
 from importlib.resources import files
+from types import SimpleNamespace
 from typing import NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ import torchvision
 from .core import WrnbError
 from .networks import MODELS
 from .models import STATS
+from .hub_models import hub_facts, hub_network
 
 # %% ../nbs/12_sources.ipynb #dbac563a
 def with_outputs(
@@ -142,11 +144,21 @@ def _from_torchvision(name, pretrained=True):
     names = weights.meta["categories"]
     return Network(net, with_outputs(net, len(names))[-1:], names, stats)
 
+# %% ../nbs/12_sources.ipynb #1ef99ce9
+_TIMM_HUB = "hf_hub:", "hf-hub:", "local-dir:"  # where timm finds models that it doesn't have itself
+
+def _timm_hub_config(name):
+    "What is recorded of timm's model on Hugging Face's hub, or in a folder"
+    import timm
+    try: return SimpleNamespace(**timm.create_model(name, pretrained=False).pretrained_cfg)
+    except (OSError, RuntimeError, ValueError, KeyError) as e: raise _cannot_fetch(f"timm:{name}", e) from e
+
 # %% ../nbs/12_sources.ipynb #f6b5b8be
 def _timm_config(name):
     "What timm records of the weights it has for a classifier"
     try: import timm
     except ImportError: raise WrnbError(f"model=timm:{name} needs timm: pip install timm") from None
+    if name.startswith(_TIMM_HUB): return _timm_hub_config(name)
     if not timm.is_model(name):
         raise WrnbError(f"model=timm:{name}: timm has no such model; timm.list_models() names them")
     return timm.get_pretrained_cfg(name)
@@ -183,10 +195,33 @@ def _efficientnet_lite0(name, pretrained=True):
     if pretrained: net.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     return Network(net, ["_fc"], _imagenet_names(), ([127/255]*3, [128/255]*3))
 
+# %% ../nbs/12_sources.ipynb #a50e155e
+def _hub_names(names):
+    "The names of a model's classes; ImageNet's, if they are those with all their synonyms"
+    ours = _imagenet_names()
+    if len(names) != len(ours) or not isinstance(names, list): return names
+    same = sum(n.split(",")[0].casefold() == o.casefold() for n, o in zip(names, ours))
+    return ours if same > .8*len(ours) else names
+
+def _hub_facts(name):
+    "Picture size and class names of a model of Hugging Face's"
+    recipe, names = hub_facts(name)
+    return max(recipe.height, recipe.width), _hub_names(names)
+
+def _from_hub(name, pretrained=True):
+    "An image classifier of Hugging Face's hub, or of a folder"
+    if not pretrained: raise WrnbError(f"model=hf:{name} brings its weights: leave out @CHECKPOINT")
+    recipe, names = hub_facts(name)
+    net = hub_network(name)
+    layers = with_outputs(net, len(names))
+    heads = [k for k in layers if "classifier" in k] or layers[-1:]
+    return Network(net, heads, _hub_names(names), (recipe.mean, recipe.std))
+
 # %% ../nbs/12_sources.ipynb #a069757f
 SOURCES = {
     "torchvision:": _from_torchvision,
     "timm:": _from_timm,
+    "hf:": _from_hub,
     "efficientnet_lite0": _efficientnet_lite0,
 }
 
@@ -195,10 +230,11 @@ def source_of(
 )->tuple:
     "Where the architecture comes from, a key of `SOURCES` or its own name, and its name there"
     arch = str(name).partition("@")[0]
-    before, colon, rest = arch.rpartition(":")
-    source = before + colon or arch
+    before, colon, rest = arch.partition(":")
+    source = before + colon
+    if not colon: source = rest = arch
     if source not in SOURCES and arch not in MODELS:
-        known = ", ".join([*MODELS, "efficientnet_lite0", "torchvision:NAME or timm:NAME"])
+        known = ", ".join([*MODELS, "efficientnet_lite0", "torchvision:NAME, timm:NAME or hf:NAME"])
         raise WrnbError(f"model={name}: no such model; give one of {known}, "
                         "each with or without @CHECKPOINT")
     return source, rest
@@ -219,6 +255,7 @@ def _lite0_facts(name): return 224, _imagenet_names()
 _FACTS = {
     "torchvision:": _torchvision_facts,
     "timm:": _timm_facts,
+    "hf:": _hub_facts,
     "efficientnet_lite0": _lite0_facts,
 }
 

@@ -29,7 +29,7 @@ from .runs import Run
 from .items import _pixels
 from .pictures import read_image
 from .images import as_images
-from .learners import PixelLoader, pixel_loaders
+from .loaders import PixelLoader, pixel_loaders
 from .models import as_model, save_weights, untouched
 from .inference import PRECISIONS, check_precision
 from .callbacks import (

@@ -1,0 +1,241 @@
+"""Models and data of Hugging Face's, with the real libraries: made small here, saved, read from disk, no network."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+transformers = pytest.importorskip("transformers", reason="pip install 'wrnb[hf]'")
+datasets = pytest.importorskip("datasets", reason="pip install 'wrnb[hf]'")
+
+from wrnb.columns import image_and_label
+from wrnb.core import WrnbError
+from wrnb.folders import load_data
+from wrnb.hub_data import hub_set
+from wrnb.images import as_images
+from wrnb.pretrained import input_size, knows_classes, load_model
+from wrnb.scoring import score_robustness
+
+PETS = ["dog", "cat", "bird"]
+SMALL = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"): monkeypatch.setenv(name, "1")
+
+
+# --- models ---------------------------------------------------------------------------------------
+
+def named(names): return dict(id2label=dict(enumerate(names)), label2id={n: i for i, n in enumerate(names)})
+
+
+def vit(names=PETS, side=32):
+    return transformers.ViTForImageClassification(
+        transformers.ViTConfig(**SMALL, image_size=side, patch_size=8, **named(names)))
+
+
+def resnet(names=PETS):
+    config = transformers.ResNetConfig(
+        embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], layer_type="basic", **named(names))
+    return transformers.ResNetForImageClassification(config)
+
+
+ODD = dict(image_mean=[.4, .5, .6], image_std=[.2, .3, .4])
+MADE = {  # name: network, processor
+    "vit": (vit, lambda: transformers.ViTImageProcessor(size=dict(height=32, width=32), **ODD)),
+    "resnet": (resnet, lambda: transformers.ConvNextImageProcessor(size=dict(shortest_edge=384), **ODD)),
+    "blue first": (vit, lambda: transformers.MobileViTImageProcessor(
+        size=dict(shortest_edge=32), crop_size=dict(height=32, width=32), do_flip_channel_order=True))}
+
+
+def saved(folder, kind="vit", **options):
+    "A model and its processor in a folder; returns the folder and both"
+    torch.manual_seed(0)
+    make, processor = MADE[kind]
+    net, processor = make(**options).eval(), processor()
+    for p in net.parameters(): torch.nn.init.uniform_(p, -.1, .3)  # no dead layers
+    net.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    return folder, net, processor
+
+
+def photo(side): return Image.fromarray(RNG.integers(0, 256, (side, side, 3), dtype=np.uint8))
+def pixels(image): return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]/255
+
+
+@pytest.mark.parametrize("kind", MADE)
+def test_logits_are_those_of_the_library_itself(tmp_path, kind):
+    folder, net, processor = saved(tmp_path, kind)
+    side = input_size(f"hf:{folder}")
+    image = photo(side)
+    model = load_model(f"hf:{folder}", 3, classes=PETS)
+    with torch.no_grad():
+        theirs = net(**processor(image, return_tensors="pt")).logits
+        assert torch.allclose(model(pixels(image)), theirs, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(model(pixels(image).flip(1)), theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_pictures_of_another_size_are_brought_to_the_networks(tmp_path):
+    folder, net, processor = saved(tmp_path)
+    image = photo(8).resize((64, 64), Image.BICUBIC)  # smooth: the library resizes bytes, we floats
+    model = load_model(f"hf:{folder}", 3, classes=PETS)
+    with torch.no_grad():
+        theirs = net(**processor(image, return_tensors="pt")).logits
+        assert abs(model(pixels(image)) - theirs).max() < .05*theirs.abs().max()
+        assert model(torch.rand(2, 3, 20, 24)).shape == (2, 3)
+
+
+def test_labels_are_matched_by_name(tmp_path):
+    folder, net, _ = saved(tmp_path)
+    x = torch.rand(4, 3, 32, 32)
+    with torch.no_grad():
+        whole = load_model(f"hf:{folder}", 3, classes=PETS)(x)
+        some = load_model(f"hf:{folder}", 2, classes=["bird", "dog"])(x)
+    assert torch.allclose(some, whole[:, [2, 0]], atol=1e-5)
+    assert knows_classes(f"hf:{folder}", ["bird"]) and not knows_classes(f"hf:{folder}", ["horse"])
+    with pytest.raises(WrnbError, match="class 'horse' is none of the 3"):
+        load_model(f"hf:{folder}", 2, classes=["dog", "horse"])
+    assert load_model(f"hf:{folder}", 5)(x).shape == (4, 5)  # a fresh last layer
+
+
+def test_imagenets_synonyms_count_as_its_classes(tmp_path):
+    timm = pytest.importorskip("timm")
+    info = timm.data.ImageNetInfo()
+    synonyms = [info.index_to_description(i, detailed=False) for i in range(1000)]
+    folder, net, _ = saved(tmp_path, names=synonyms)
+    wnids = ["n01443537", "n01440764"]
+    model = load_model(f"hf:{folder}", 2, classes=wnids)
+    places = [synonyms.index(s) for s in ("goldfish, Carassius auratus", "tench, Tinca tinca")]
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.allclose(model(x), load_model(f"hf:{folder}", 1000, classes=range(1000))(x)[:, places], atol=1e-5)
+
+
+def test_scoring_takes_such_a_model_and_such_data(tmp_path):
+    folder, *_ = saved(tmp_path/"model")
+    ds = table(12)
+    scores = score_robustness(load_model(f"hf:{folder}", 3, classes=ds.features["label"].names), ds, n_neighbors=4)
+    assert len(scores) == 12
+
+
+def refused(match, name, n=3):
+    with pytest.raises(WrnbError, match=match) as e: load_model(name, n)
+    assert "\n" not in str(e.value)
+
+
+def test_what_cannot_be_loaded_is_refused_in_one_line(tmp_path):
+    refused("cannot be loaded", f"hf:{tmp_path/'nowhere'}")
+    folder, net, processor = saved(tmp_path/"base")
+    torch.save(net.state_dict(), tmp_path/"x.pth")
+    refused("leave out @CHECKPOINT", f"hf:{folder}@{tmp_path/'x.pth'}")
+    net.vit.save_pretrained(folder)  # no last layer
+    refused("has no weights for classifier", f"hf:{folder}")
+    multi, net, _ = saved(tmp_path/"multi")
+    net.config.problem_type = "multi_label_classification"
+    net.config.save_pretrained(multi)
+    refused("is for multi_label_classification", f"hf:{multi}")
+    (folder/"model.safetensors").write_bytes(b"\0"*100)
+    refused("cannot be loaded", f"hf:{folder}")
+
+
+def test_pickled_weights_and_code_are_not_read(tmp_path):
+    folder, net, _ = saved(tmp_path/"pickled")
+    (folder/"model.safetensors").unlink()
+    torch.save(net.state_dict(), folder/"pytorch_model.bin")
+    refused("cannot be loaded", f"hf:{folder}")
+    coded, *_ = saved(tmp_path/"coded")
+    config = json.loads((coded/"config.json").read_text())
+    config |= dict(model_type="strange", auto_map=dict(AutoConfig="code.C", AutoModelForImageClassification="code.M"))
+    (coded/"config.json").write_text(json.dumps(config))
+    (coded/"code.py").write_text(f"open({str(tmp_path/'ran')!r}, 'w')\nclass C: pass\nclass M: pass\n")
+    refused("cannot be loaded", f"hf:{coded}")
+    assert not (tmp_path/"ran").exists()
+
+
+def test_timms_models_from_a_folder(tmp_path):
+    timm = pytest.importorskip("timm")
+    from timm.models import save_for_hf
+    torch.manual_seed(0)
+    net = timm.create_model("test_resnet", num_classes=3).eval()
+    save_for_hf(net, tmp_path, safe_serialization=True)
+    model = load_model(f"timm:local-dir:{tmp_path}", 3, classes=[0, 1, 2])
+    x = torch.rand(2, 3, 160, 160)
+    mean, std = (torch.tensor(net.pretrained_cfg[k]).view(3, 1, 1) for k in ("mean", "std"))
+    with torch.no_grad(): assert torch.allclose(model(x), net((x - mean)/std), atol=1e-4)
+    refused("its weights cannot be fetched", f"timm:local-dir:{tmp_path/'nowhere'}")
+
+
+# --- data -----------------------------------------------------------------------------------------
+
+def table(n, image="image", label="label", side=32, names=PETS, **more):
+    images = [photo(side) for _ in range(n)]
+    features = {image: datasets.Image(), label: datasets.ClassLabel(names=names)}
+    columns = {image: images, label: [i % len(names) for i in range(n)]} | more
+    ds = datasets.Dataset.from_dict({k: columns[k] for k in features}, features=datasets.Features(features))
+    ds.pictures = images
+    return ds
+
+
+@pytest.mark.parametrize("image, label", [("image", "label"), ("img", "fine"), ("jpg", "fine_label")])
+def test_a_dataset_object_is_taken_with_its_columns_found(image, label):
+    raw = table(6, image, label)
+    ds = as_images(raw)
+    assert ds.classes == PETS and [ds[i][1] for i in range(6)] == [0, 1, 2]*2
+    for i in range(6): assert torch.equal(ds[i][0], pixels(raw.pictures[i])[0])
+
+
+def test_columns_that_are_not_clear_are_named():
+    raw = table(4).add_column("again", [1]*4).cast_column("again", datasets.ClassLabel(names=["a", "b"]))
+    raw = raw.rename_column("label", "first")
+    with pytest.raises(WrnbError, match="2 columns may be the label among image, first, again"): as_images(raw)
+    assert list(image_and_label(raw, label="again")["label"]) == [1]*4
+    assert as_images(image_and_label(raw, label="first")).classes == PETS
+
+
+def test_a_stream_is_refused_in_one_line():
+    with pytest.raises(WrnbError, match="load it without streaming=True"): as_images(table(3).to_iterable_dataset())
+
+
+def test_a_saved_set_by_its_folder(tmp_path):
+    train, hidden, test = table(9), table(3), table(6, side=40)
+    hidden = datasets.Dataset.from_dict(dict(image=hidden["image"], label=[-1]*3), features=train.features)
+    datasets.DatasetDict(train=train, test=hidden, validation=test).save_to_disk(tmp_path)
+    ours, others = load_data(f"hf:{tmp_path}")
+    assert (len(ours), len(others), ours.size, ours.classes) == (9, 6, 32, PETS)
+    assert ours.ids[:2] == ["train/0", "train/1"] and others.ids[0] == "validation/0"
+    assert torch.equal(ours[4][0], pixels(train.pictures[4])[0]) and others[0][0].shape == (3, 32, 32)
+    few, _ = load_data(f"hf:{tmp_path}", size=16, limit=5)
+    assert len(few) == 5 and few[0][0].shape == (3, 16, 16)
+    again, _ = load_data(f"hf:{tmp_path}", limit=5)
+    assert [torch.equal(x, ours.pixels([ours.ids.index(i)])[0]) for (x, _), i in zip(again, again.ids)] == [True]*5
+
+
+def test_parquet_files_in_a_folder(tmp_path):
+    for part, n in (("train", 6), ("test", 3)): table(n, "img").to_parquet(tmp_path/f"{part}-0.parquet")
+    train, test = load_data(f"hf:{tmp_path}")
+    assert (len(train), len(test), test.classes) == (6, 3, PETS)
+
+
+def test_labels_as_words_and_as_numbers():
+    image = table(4)["image"]
+    def made(name, values, kind):
+        features = datasets.Features({"image": datasets.Image(), name: datasets.Value(kind)})
+        return datasets.Dataset.from_dict({"image": image, name: values}, features=features)
+
+    ds = hub_set(made("label", ["b", "a", "b", "c"], "string"))
+    assert (ds.classes, ds.labels.tolist()) == (["a", "b", "c"], [1, 0, 1, 2])
+    ds = hub_set(made("target", [0, 2, 1, 0], "int8"))
+    assert (ds.classes, ds.labels.tolist()) == (["0", "1", "2"], [0, 2, 1, 0])
+
+
+def test_bad_sets_are_refused_in_one_line(tmp_path):
+    with pytest.raises(WrnbError, match="cannot be loaded"): load_data(f"hf:{tmp_path/'nowhere'}")
+    datasets.DatasetDict(train=table(3)).save_to_disk(tmp_path/"lonely")
+    with pytest.raises(WrnbError, match="has no part called test or validation"): load_data(f"hf:{tmp_path/'lonely'}")
+    rows = dict(image=[dict(bytes=b"nothing", path=None)], label=[0])
+    broken = datasets.Dataset.from_dict(rows, features=table(1).features)
+    with pytest.raises(WrnbError, match="data/0 cannot be read as an image"): hub_set(broken)
+    with pytest.raises(WrnbError, match="test_share= is for folders"): load_data(f"hf:{tmp_path}", test_share=.2)
