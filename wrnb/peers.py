@@ -107,7 +107,8 @@ def prime(
 )->torch.Tensor: # as `x`
     "PRIME views (Modas et al. 2022, algorithm 1), each image with its own chains"
     width, depth, n = check_whole("width", width, 1), check_whole("depth", depth, 1), len(x)
-    chains = _chains(x.repeat(width, 1, 1, 1), depth).view(width, *x.shape)
+    with torch.autocast(x.device.type, enabled=False):  # pixels keep their precision
+        chains = _chains(x.repeat(width, 1, 1, 1), depth).view(width, *x.shape)
     weights = torch._sample_dirichlet(torch.ones(n, width, device=x.device))
     mixed = (weights.T.reshape(width, n, 1, 1, 1)*chains).sum(0)
     share = torch.rand(n, 1, 1, 1, device=x.device)
@@ -135,7 +136,8 @@ def hybrid(
     chance = check_range("chance", chance, 0, 1)
     if torch.rand(()) >= chance: return x
     def shuffled(v): return v[torch.randperm(len(v), device=v.device)]
-    low = _blurred(x)
-    high = shuffled(x - low)
-    if torch.rand(()) < chance: low = _amplitudes_of(low, shuffled(low))
-    return low + high
+    with torch.autocast(x.device.type, enabled=False):  # pixels keep their precision
+        low = _blurred(x)
+        high = shuffled(x - low)
+        if torch.rand(()) < chance: low = _amplitudes_of(low, shuffled(low))
+        return low + high

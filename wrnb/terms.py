@@ -7,6 +7,7 @@ __all__ = ['systematic', 'Perturbed', 'Consistency', 'View', 'TermsCallback']
 
 # %% ../nbs/27_terms.ipynb #2ed04e1a
 import random, re
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from hashlib import blake2b
@@ -37,6 +38,12 @@ def systematic(
     random.shuffle(drawn)
     return drawn
 
+# %% ../nbs/27_terms.ipynb #21029959
+def _pixel_precision(x, p):
+    "A context in which a corruption of pixels keeps its precision, whatever the model computes in"
+    asks_model = hasattr(p, "eps")
+    return nullcontext() if asks_model else torch.autocast(x.device.type, enabled=False)
+
 # %% ../nbs/27_terms.ipynb #4ecf3333
 @dataclass
 class Perturbed:
@@ -52,7 +59,8 @@ class Perturbed:
         self.drawn = systematic(self.chances, groups)[np.arange(len(x)) % groups]
         for k in np.unique(self.drawn):
             part = torch.from_numpy(np.flatnonzero(self.drawn == k)).to(x.device)
-            view[part] = self.perturbations[k](model, x[part], y[part], seed).to(x.dtype)
+            with _pixel_precision(x, self.perturbations[k]):
+                view[part] = self.perturbations[k](model, x[part], y[part], seed).to(x.dtype)
         return [view]
 
     def loss(self, clean, views, y):
