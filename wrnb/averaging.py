@@ -35,9 +35,8 @@ def _combined(models, shares):
     states = [net.state_dict() for net in nets]
     _check_same_form(states)
     def mix(name, last):
-        if not last.is_floating_point(): return last
         total = sum(share*s[name].to("cpu", torch.float64) for share, s in zip(shares, states))
-        return total.to(last.dtype)
+        return (total if last.is_floating_point() else total.round()).to(last.dtype)
     net = copy.deepcopy(nets[0])
     net.load_state_dict({name: mix(name, last) for name, last in states[-1].items()})
     return net.eval()

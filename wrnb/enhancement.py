@@ -6,7 +6,7 @@
 __all__ = ['STRATEGIES', 'Recipe', 'passes', 'equal_epochs', 'selection', 'enhance', 'random_crop', 'random_flip', 'augmix',
            'jensen_shannon', 'prime', 'hybrid', 'View', 'Perturbed', 'Consistency', 'TermsCallback',
            'HeadFirstCallback', 'TradeOff', 'average', 'interpolate', 'trade_off', 'GUIDES', 'PROTOCOLS',
-           'GuideCallback', 'exposure', 'guidance', 'guiding_types', 'weakness']
+           'GuideCallback', 'exposure', 'guidance', 'guiding_types', 'plot_guide', 'weakness']
 
 # %% ../nbs/29_enhancement.ipynb #4ea1b66e
 import copy
@@ -17,13 +17,12 @@ from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from fastcore.foundation import L
 import numpy as np
-import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
 from .core import (
     WrnbError, check_choice, check_range, check_whole, first_process, pick_device, this_process)
-from .tables import write_table
+from .tables import read_table, write_table
 from .runs import Run
 from .image_sets import batches, subset
 from .learners import images_of
@@ -39,14 +38,16 @@ from .peers import hybrid, prime
 from .terms import Consistency, Perturbed, TermsCallback, View, _label, _transforms
 from .heads import HeadFirstCallback
 from .averaging import TradeOff, average, interpolate, trade_off
-from .guidance import (
-    GUIDES, PROTOCOLS, GuideCallback, _pgd3, by_type, exposure, guidance, guiding_types, weakness)
+from wrnb.guidance import (
+    GUIDES, PROTOCOLS, GuideCallback, _outcome, _pgd3, by_type, exposure, guidance, guiding_types, plot_guide,
+    weakness)
 
 # %% ../nbs/29_enhancement.ipynb #444a5a8b
 _all_ = [
     "random_crop", "random_flip", "augmix", "jensen_shannon", "prime", "hybrid", "View", "Perturbed",
     "Consistency", "TermsCallback", "HeadFirstCallback", "TradeOff", "average", "interpolate", "trade_off",
-    "GUIDES", "PROTOCOLS", "GuideCallback", "exposure", "guidance", "guiding_types", "weakness"]
+    "GUIDES", "PROTOCOLS", "GuideCallback", "exposure", "guidance", "guiding_types", "plot_guide",
+    "weakness"]
 
 # %% ../nbs/29_enhancement.ipynb #c28306c0
 @dataclass(frozen=True)
@@ -205,69 +206,6 @@ def _is_large(ds):
     (x, _), = batches(ds, [[0]])
     return pick_preset(min(x.shape[2:])) == "imagenet-c"
 
-# %% ../nbs/29_enhancement.ipynb #6d4595b1
-def _stepped_back(learn, base, part, record, device):
-    "The Learner's model, brought back towards the base as far as the clean error asks for; returns alpha"
-    alpha = record["alpha"]
-    if alpha is None: alpha = _chosen_alpha(base, learn.model, part, record["clean_budget"], device)
-    if alpha < 1: learn.model.load_state_dict(interpolate(base, learn.model, alpha).state_dict())
-    return alpha
-
-def _note(run, stage, **values):
-    "Add what came of a stage to its block in config.json"
-    if not first_process(): return
-    config = run.config
-    config["stages"][stage] |= values
-    run.write_config(config)
-
-def _finished(net, run, strategy):
-    "The step from the base that the run folder records, after its weights were loaded"
-    load_weights(net, run/strategy/"model.safetensors")
-    (run/strategy/"checkpoint.pt").unlink(missing_ok=True)
-    return run.record(f"enhance {strategy}").get("alpha", 1.)
-
-# %% ../nbs/29_enhancement.ipynb #b7166781
-def _outcome(watch, net):
-    "One row per type: its first and last share, and its error before and after on the images set apart"
-    first, last = (by_type(watch.term.perturbations, s) for s in (watch.start, watch.state["shares"]))
-    rows = pd.DataFrame(dict(first_share=first, last_share=last)).rename_axis("perturbation")
-    if watch.part is None or not len(watch.part): return rows.reset_index()
-    errors = {name: {k: w.mean() for k, w in watch._wrong(m).items()}
-              for name, m in dict(base_error=watch.base, tuned_error=net).items()}
-    return rows.join(pd.DataFrame(errors), how="outer").reset_index(names="perturbation")
-
-# %% ../nbs/29_enhancement.ipynb #a8ef229c
-def _tuned(net, base, images, strategy, run, record, cbs, compute):
-    "A Learner, after `net` was fine-tuned in place or got the weights that the run folder has"
-    stage, (ds, part, test) = f"enhance {strategy}", images
-    same = {name: record[name] for name in ("lr", "bs", "seed", "precision")} | compute
-    if run and not run.claim(stage, record, compute["device"]):
-        alpha = _finished(net, run, strategy)
-        learn = train(net, ds, test, epochs=0, **same)
-    else:
-        out = run and run/strategy
-        learn = train(net, ds, test, epochs=record["epochs"], cbs=cbs, out=out, **same)
-        alpha = _stepped_back(learn, base, part, record, compute["device"])
-        outcome = [_outcome(cb, learn.model) for cb in cbs if isinstance(cb, GuideCallback)]
-        if run: _keep(learn, run, strategy, alpha, outcome)
-    learn.alpha = alpha
-    return learn
-
-def _keep(learn, run, strategy, alpha, outcome):
-    "Save a fine-tuned model, its log and what came of its guide in a run folder"
-    if first_process():
-        for table in outcome: write_table(table, run/strategy/"guide.csv")
-    _note(run, f"enhance {strategy}", alpha=alpha)
-    keep_trained(learn, run, f"enhance {strategy}", strategy)
-
-# %% ../nbs/29_enhancement.ipynb #da0fa424
-def _handed_back(twin, learn):
-    "The twin with the log of the training, on the device of its data and in evaluation mode"
-    if "epoch_log" in vars(learn): twin.epoch_log = learn.epoch_log
-    device = getattr(twin.dls, "device", None)
-    twin.model.to(device, memory_format=torch.contiguous_format).eval()
-    return twin
-
 # %% ../nbs/29_enhancement.ipynb #d5d1f73b
 _SETTINGS = ("epochs", "head_epochs", "lr", "bs", "protocol", "guide", "attack_share", "eps", "alpha",
              "clean_budget", "seed", "precision")
@@ -291,6 +229,61 @@ def _term_of(terms):
     "The term with perturbations, if there is one"
     return next((p for t in terms for p in (t, getattr(t, "other", None)) if isinstance(p, Perturbed)), None)
 
+# %% ../nbs/29_enhancement.ipynb #6d4595b1
+def _stepped_back(learn, base, part, record, device):
+    "The Learner's model, brought back towards the base as far as the clean error asks for; returns alpha"
+    alpha = record["alpha"]
+    if alpha is None: alpha = _chosen_alpha(base, learn.model, part, record["clean_budget"], device)
+    if alpha < 1: learn.model.load_state_dict(interpolate(base, learn.model, alpha).state_dict())
+    return alpha
+
+def _note(run, stage, **values):
+    "Add what came of a stage to its block in config.json"
+    if not first_process(): return
+    config = run.config
+    config["stages"][stage] |= values
+    run.write_config(config)
+
+def _finished(learn, run, strategy):
+    "Give a Learner what the run folder has: weights, the step from the base, and what came of the guide"
+    load_weights(learn.model, run/strategy/"model.safetensors")
+    (run/strategy/"checkpoint.pt").unlink(missing_ok=True)
+    learn.alpha = run.record(f"enhance {strategy}").get("alpha", 1.)
+    table = run/strategy/"guide.csv"
+    learn.guide = read_table(table) if table.is_file() else None
+
+# %% ../nbs/29_enhancement.ipynb #a8ef229c
+def _tuned(net, base, images, plan, record, cbs):
+    "A Learner, after `net` was fine-tuned in place or got the weights that the run folder has"
+    strategy, run, (ds, part, test) = plan.strategy, plan.run, images
+    stage, device = f"enhance {strategy}", plan.compute["device"]
+    same = {name: record[name] for name in ("lr", "bs", "seed", "precision")} | plan.compute
+    if run and not run.claim(stage, record, device):
+        learn = train(net, ds, test, epochs=0, **same)
+        _finished(learn, run, strategy)
+        return learn
+    learn = train(net, ds, test, epochs=record["epochs"], cbs=cbs, out=run and run/strategy, **same)
+    learn.alpha = _stepped_back(learn, base, part, record, device)
+    guides = [cb for cb in cbs if isinstance(cb, GuideCallback)]
+    learn.guide = _outcome(guides[0], learn.model) if guides else None
+    if run: _keep(learn, run, strategy)
+    return learn
+
+def _keep(learn, run, strategy):
+    "Save a fine-tuned model, its log and what came of its guide in a run folder"
+    if first_process() and learn.guide is not None: write_table(learn.guide, run/strategy/"guide.csv")
+    _note(run, f"enhance {strategy}", alpha=learn.alpha)
+    keep_trained(learn, run, f"enhance {strategy}", strategy)
+
+# %% ../nbs/29_enhancement.ipynb #da0fa424
+def _handed_back(twin, learn):
+    "The twin with the log of the training and what it ended with, in evaluation mode"
+    twin.alpha, twin.guide = learn.alpha, learn.guide
+    if "epoch_log" in vars(learn): twin.epoch_log = learn.epoch_log
+    device = getattr(twin.dls, "device", None)
+    twin.model.to(device, memory_format=torch.contiguous_format).eval()
+    return twin
+
 # %% ../nbs/29_enhancement.ipynb #36d2f5cf
 def _callbacks(plan, drawn, base, ds, part):
     "The callbacks of a fine-tuning: terms, head first, and for `reva` its guide"
@@ -313,7 +306,7 @@ def _enhanced(model, found, ds, test, plan):
     settings = plan.settings | dict(recipe=vars(plan.recipe))
     record = _record(net, ds, part, _transforms(plan.transforms), drawn, settings)
     cbs = _callbacks(plan, drawn, base, rest, part)
-    learn = _tuned(net, base, (rest, part, test), plan.strategy, plan.run, record, cbs=cbs, compute=plan.compute)
+    learn = _tuned(net, base, (rest, part, test), plan, record, cbs)
     return _handed_back(twin, learn) if twin else learn
 
 # %% ../nbs/29_enhancement.ipynb #766ab359

@@ -335,7 +335,7 @@ def unguided(self:Loop, **kwargs)->str: # empty if there is guidance
 # %% ../nbs/35_loop.ipynb #63969fc9
 @patch
 def models(self:Loop)->dict: # name -> model, the base first
-    "Every model of the run folder; one guided by the paper's protocol says so in its name"
+    "Every model of the run folder; if REVa had not the protocol `all`, its name says so"
     stages = [s for s in self.run.config["stages"] if s.startswith("enhance ") and self.run.done(s)]
     return dict(base=self.base) | dict(self._enhanced(s.removeprefix("enhance ")) for s in stages)
 
@@ -344,8 +344,10 @@ def _enhanced(self:Loop, strategy):
     "Name and model that a strategy left"
     net = copy.deepcopy(self.base)
     load_weights(net, self.run/strategy/"model.safetensors")
-    by_paper = strategy == "reva" and self.run.options("enhance reva").get("protocol") == "paper"
-    return "reva (paper's protocol)" if by_paper else strategy, net.eval()
+    protocol = self.run.options("enhance reva").get("protocol") if strategy == "reva" else None
+    return _NAMES_BY_PROTOCOL.get(protocol, strategy), net.eval()
+
+_NAMES_BY_PROTOCOL = dict(paper="reva (paper's protocol)", extra="reva (protocol extra)")
 
 # %% ../nbs/35_loop.ipynb #b09da960
 @patch
