@@ -500,7 +500,8 @@ def test_shares_go_by_the_error_above_the_clean_one():
     "A tenth equally, the rest in proportion, counted by hand; the attack apart"
     found = a_validation(dict(fog=.3, contrast=.1, saturate=0))
     kinds, shares = guidance(found, attack_share=.2)
-    of_type = {name: sum(s for k, s in zip(kinds, shares) if k.name == name) for name in ("fog", "contrast", "saturate")}
+    names = "fog", "contrast", "saturate"
+    of_type = {name: sum(s for k, s in zip(kinds, shares) if k.name == name) for name in names}
     expected = dict(fog=.9*3/4 + .1/3, contrast=.9/4 + .1/3, saturate=.1/3)
     for name, share in expected.items(): assert of_type[name] == pytest.approx(.8*share)
     severities = [s/of_type["fog"] for k, s in zip(kinds, shares) if k.name == "fog"]

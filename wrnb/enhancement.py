@@ -90,7 +90,8 @@ STRATEGIES = dict(
     standard=_standard, augmix=_augmix, adversarial=_adversarial, prime=_prime, hybrid=_hybrid, reva=_reva)
 
 # %% ../nbs/29_enhancement.ipynb #94484dca
-_PASSES = dict(standard=1, augmix=3, adversarial=5, prime=3, hybrid=2, reva=4)  # per image and epoch
+_PASSES = dict(  # per image and epoch
+    standard=1, augmix=3, adversarial=5, prime=3, hybrid=2, reva=4)
 
 # %% ../nbs/29_enhancement.ipynb #9ca0b199
 def passes(
@@ -193,7 +194,7 @@ def _check_enhance(strategy, found, guide, head_epochs):
                         "give 0, or start one process")
 
 # %% ../nbs/29_enhancement.ipynb #030cad0e
-def _record(net, ds, part, transforms, drawn, settings):
+def _record(net, ds, part, *, transforms, drawn, settings):
     "Everything that a fine-tuned model depends on, as written in config.json"
     guided_by = {str(kind): round(share, 6) for kind, share in zip(*drawn)}
     shares = {name: round(share, 4) for name, share in by_type(*drawn).items()}
@@ -253,7 +254,7 @@ def _finished(learn, run, strategy):
     learn.guide = read_table(table) if table.is_file() else None
 
 # %% ../nbs/29_enhancement.ipynb #a8ef229c
-def _tuned(net, base, images, plan, record, cbs):
+def _tuned(net, base, images, *, plan, record, cbs):
     "A Learner, after `net` was fine-tuned in place or got the weights that the run folder has"
     strategy, run, (ds, part, test) = plan.strategy, plan.run, images
     stage, device = f"enhance {strategy}", plan.compute["device"]
@@ -304,9 +305,10 @@ def _enhanced(model, found, ds, test, plan):
     net = as_model(twin or _copied(model)[0])
     base = copy.deepcopy(net).to(plan.compute["device"]).eval()
     settings = plan.settings | dict(recipe=vars(plan.recipe))
-    record = _record(net, ds, part, _transforms(plan.transforms), drawn, settings)
+    transforms = _transforms(plan.transforms)
+    record = _record(net, ds, part, transforms=transforms, drawn=drawn, settings=settings)
     cbs = _callbacks(plan, drawn, base, rest, part)
-    learn = _tuned(net, base, (rest, part, test), plan, record, cbs)
+    learn = _tuned(net, base, (rest, part, test), plan=plan, record=record, cbs=cbs)
     return _handed_back(twin, learn) if twin else learn
 
 # %% ../nbs/29_enhancement.ipynb #766ab359
@@ -342,5 +344,6 @@ def enhance(
     with untouched():  # the random state is as before; the model is not used, but copied
         ds, test = images_of(model, ds), images_of(model, test, "valid")
         check_classifier(model, ds, compute["device"])
-        plan = _Plan(strategy, settings, recipe, transforms, out and Run(out), compute)
+        plan = _Plan(
+            strategy, settings, recipe, transforms=transforms, run=out and Run(out), compute=compute)
         return _enhanced(model, found, ds, test, plan)

@@ -253,10 +253,11 @@ def _middle(kinds):
 
 @patch
 def _wrong(self:GuideCallback, net):
-    "Which of the watched images a model gets wrong, clean and under each type"
+    "Which watched images this model gets wrong, clean and under each type"
     device = next(net.parameters()).device
     kinds = dict(clean=Clean()) | _middle(self.term.perturbations)
-    return {name: wrong_under(k, {"": net}, self.part, seed=self.seed, device=device)[""] for name, k in kinds.items()}
+    def wrong(p): return wrong_under(p, {"": net}, self.part, seed=self.seed, device=device)[""]
+    return {name: wrong(p) for name, p in kinds.items()}
 
 @patch
 def after_epoch(self:GuideCallback):

@@ -80,7 +80,7 @@ def random_displacement(
     "Move each image's pixels along its own smooth random field (PRIME, spatial)"
     low = check_whole("low", low, 2)
     high, (h, w) = check_whole("high", high, low + 1), x.shape[2:]
-    dy, dx = _displacements(len(x), h, w, low, high, x.device)
+    dy, dx = _displacements(len(x), h, w, low=low, high=high, device=x.device)
     rows = (torch.arange(h, device=x.device)[:, None] - dy).clamp(0, h-1)
     columns = (torch.arange(w, device=x.device) - dx).clamp(0, w-1)
     grid = torch.stack([(2*columns + 1)/w - 1, (2*rows + 1)/h - 1], -1)
