@@ -19,8 +19,8 @@ from tools import house
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = """core randomness tables runs pictures items images image_sets folders learners data networks checkpoints
     models sources pretrained folding inference callbacks together training neighbors search scoring weak c_bar
-    corruptions attacks estimation measurement validation augmentation peers terms heads averaging guidance
-    enhancement archives corrupted_sets
+    corruptions attacks estimation measurement validation augmentation peers terms heads averaging guidance watch
+    strategies enhancement archives corrupted_sets
     corrupted_copies evaluation benchmark setup loop report cli""".split()
 DOORS = ("setup", "loop", "report", "cli")  # their names are not in `from wrnb.all import *`
 SETTINGS = ConfigParser(delimiters="=", interpolation=None)

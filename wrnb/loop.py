@@ -28,7 +28,7 @@ from .validation import Validation, all_perturbations
 from .heads import HeadFirstCallback
 from .terms import TermsCallback
 from .guidance import guiding_types
-from .enhancement import STRATEGIES, equal_epochs, passes
+from .strategies import STRATEGIES, equal_epochs, passes
 from .corrupted_sets import CorruptedSet, corrupted_set
 from .measurement import as_tuple
 from .benchmark import Evaluation
