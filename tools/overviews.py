@@ -22,7 +22,8 @@ GROUPS = {  # group of rooms: its rooms, from left to right
                               "checkpoints models sources pretrained folding inference callbacks together training",
     "Weak samples": "neighbors search scoring weak",
     "Perturbations": "c_bar corruptions attacks",
-    "Weaknesses": "estimation measurement validation augmentation peers terms heads averaging guidance watch strategies enhancement",
+    "Weaknesses": "estimation measurement validation augmentation peers terms heads "
+                  "averaging guidance watch strategies enhancement",
     "Evaluation": "archives corrupted_sets corrupted_copies evaluation benchmark",
     "Doors": "setup loop report cli all"}
 ENTRIES_SHOWN = 6  # entries of a table that stand for it where its line of code says nothing
