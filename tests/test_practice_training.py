@@ -541,7 +541,7 @@ def test_no_budget_keeps_the_clean_error_on_the_images_set_apart(some_digits):
     ruined = reva(net, ds, test, lr=5., epochs=1)
     def wrong(m): return wrong_under(Clean(), {"": m}, apart)[""].astype(float)
     rise = wrong(ruined.model) - wrong(net)
-    assert ruined.alpha < 1 and rise.mean() - 1.645*rise.std()/len(rise)**.5 <= .005
+    assert ruined.alpha < 1 and rise.mean() <= .005 + .015
 
 
 def test_images_set_apart_are_not_trained_on(some_digits):

@@ -52,7 +52,8 @@ class GuideCallback(Callback):
         "Take up what the checkpoint remembers, if there is one"
         kept = vars(self.learn).setdefault("kept", {})
         rise = [float("nan")]*len(self.start)
-        new = dict(epoch=0, shares=self.start, rise=rise, factors={n: 1. for n, moves in zip(self.types, self.moves) if moves})
+        factors = {name: 1. for name, moves in zip(self.types, self.moves) if moves}
+        new = dict(epoch=0, shares=self.start, rise=rise, factors=factors)
         self.state = kept.setdefault("guide", new)
         self.term.follow = self._follow if self.rule else None
         self._set_shares()
