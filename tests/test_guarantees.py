@@ -27,7 +27,7 @@ from wrnb.tables import COLUMNS
 from wrnb.corruptions import CONSTANTS, CORRUPTIONS, EXTRA, corrupt, corruptions
 from wrnb.image_sets import subset
 from wrnb.folders import load_data
-from wrnb.enhancement import enhance, guidance
+from wrnb.enhancement import GUIDES, enhance, exposure, guidance
 from wrnb.models import save_weights, weights_hash
 from wrnb.pretrained import load_model
 from wrnb.neighbors import neighbor_keys, neighbors
@@ -128,12 +128,16 @@ def everything_weak():
     return Validation(pd.DataFrame(rows, columns=COLUMNS["validation"]), "half")
 
 
-def test_mistake_12_the_guide_leaves_the_fifteen_to_the_test():
+def test_mistake_12_a_protocol_says_what_is_trained_against():
     found = everything_weak()
     assert set(FIFTEEN) < set(found.weaknesses)
-    for kwargs in ({}, dict(protocol="extra")):
-        assert {k.name for k in guidance(found, **kwargs)[0]} == {*EXTRA.values(), "pgd"}
-    assert {k.name for k in guidance(found, "paper")[0]} == {*FIFTEEN, "pgd"}
+    for guide in GUIDES:
+        assert {k.name for k in guidance(found, "extra", guide=guide)[0]} == {*EXTRA.values(), "pgd"}
+        assert {k.name for k in guidance(found, "paper", guide=guide)[0]} == {*FIFTEEN, "pgd"}
+        assert {k.name for k in guidance(found, guide=guide)[0]} == {*EXTRA.values(), *FIFTEEN, "pgd"}
+    for protocol, seen in dict(extra=EXTRA.values(), paper=FIFTEEN, all=[*FIFTEEN, *EXTRA.values()]).items():
+        labels = {name: exposure(name, protocol) for name in (*FIFTEEN, *EXTRA.values(), "sparkles")}
+        assert {name for name, label in labels.items() if label == "trained against"} == set(seen)
 
 
 def test_mistake_12_the_papers_protocol_is_named_in_the_tables(tmp_path):

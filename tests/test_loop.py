@@ -21,7 +21,7 @@ from wrnb.models import save_weights
 from wrnb.pretrained import load_model
 
 MEASURE = ["--severities", "1", "5", "--attacks", "fgsm", "pgd", "--attack-eps", "8"]
-SMALL = ["--n-neighbors", "10", "-k", "20", "--epochs", "3", "--base-epochs", "10", "--strategies", "reva"]
+SMALL = ["--n-neighbors", "10", "-k", "20", "--epochs", "3", "--base-epochs", "25", "--strategies", "reva"]
 RUN = [*SETUP, *SMALL, *MEASURE]
 STAGES = ("base", "score", "weak", "validate", "enhance reva", "evaluate")
 MADE = {"validate": ["validation.csv", "weaknesses.json"], "evaluate": ["evaluation.csv"], "score": ["scores.parquet"],

@@ -28,6 +28,8 @@ from torch import nn
 from torchvision.transforms import v2
 
 from wrnb.all import *
+from wrnb.corruptions import FAMILY
+from wrnb.enhancement import Recipe, selection
 from wrnb.heads import _head
 from wrnb.networks import digits_net
 from wrnb.terms import _label, _transformed
@@ -458,8 +460,10 @@ def test_numbers_of_any_type(tmp_path, monkeypatch):
     assert weights_hash(go(**scalars).model) == weights_hash(first.model)
     assert (tmp_path/"run/adversarial/model.safetensors").is_file()
     options = Run(tmp_path/"run").options("enhance adversarial")
-    assert {type(v) for v in options.values()} <= {int, float, str, list, dict}
-    for name, value in dict(epochs=1.5, bs=0, lr=float("nan"), seed="1", head_epochs=True, eps=2).items():
+    assert {type(v) for v in options.values()} <= {int, float, str, list, dict, type(None)}
+    assert options["alpha"] is None and options["recipe"]["groups"] == 32
+    for name, value in dict(epochs=1.5, bs=0, lr=float("nan"), seed="1", head_epochs=True, eps=2,
+                            alpha=1.5, clean_budget=-1, attack_share=2).items():
         with pytest.raises(WrnbError, match=f"{name}="): go(**{name: value})
 
 
@@ -470,7 +474,117 @@ def test_one_can_ask_whether_anything_guides():
     rows = [("weak", family, name, 3, error) for family, name, error in errors]
     table = pd.DataFrame(rows, columns=["subset", "family", "perturbation", "severity", "error"])
     weak, strong = Validation(table, .35), Validation(table, .5)
-    assert guiding_types(weak) == ["speckle_noise"] and guiding_types(strong) == []
+    by_threshold = partial(guiding_types, protocol="extra", guide="paper")
+    assert by_threshold(weak) == ["speckle_noise"] and by_threshold(strong) == []
+    assert guiding_types(strong) == ["speckle_noise"]  # an excess error guides, whatever the threshold
+    calm = Validation(table.assign(error=0.), .35)
+    assert guiding_types(calm) == [] and len(guiding_types(calm, guide="uniform")) == 19
     ds, test = load_data("digits", limit=32, test_limit=8)
-    refused("no type of protocol extra is a weakness", lambda: enhance(digits_net(10), strong, ds=ds, test=test))
+    refused("no type of protocol all is a weakness", lambda: enhance(digits_net(10), calm, ds=ds, test=test))
+    paper = dict(protocol="extra", guide="paper")
+    refused("no type of protocol extra", lambda: enhance(digits_net(10), strong, ds=ds, test=test, **paper))
     refused("found='augmix' is not a Validation", lambda: enhance(digits_net(10), "augmix", ds=ds, test=test))
+
+
+# --- what the shares say, and how far the weights go --------------------------------------------------------------
+
+def a_validation(excess, clean=.1):
+    "Types with this error above the clean one, on weak and random images"
+    rows = [(subset, "clean", "clean", 0, clean) for subset in ("weak", "random")]
+    rows += [(subset, FAMILY[name], name, s, clean + e*s/3) for subset in ("weak", "random")
+             for name, e in excess.items() for s in (1, 3, 5)]
+    return Validation(pd.DataFrame(rows, columns=["subset", "family", "perturbation", "severity", "error"]))
+
+
+def test_shares_go_by_the_error_above_the_clean_one():
+    "A tenth equally, the rest in proportion, counted by hand; the attack apart"
+    found = a_validation(dict(fog=.3, contrast=.1, saturate=0))
+    kinds, shares = guidance(found, attack_share=.2)
+    names = "fog", "contrast", "saturate"
+    of_type = {name: sum(s for k, s in zip(kinds, shares) if k.name == name) for name in names}
+    expected = dict(fog=.9*3/4 + .1/3, contrast=.9/4 + .1/3, saturate=.1/3)
+    for name, share in expected.items(): assert of_type[name] == pytest.approx(.8*share)
+    severities = [s/of_type["fog"] for k, s in zip(kinds, shares) if k.name == "fog"]
+    assert severities == pytest.approx([.9*s/9 + .1/3 for s in (1, 3, 5)])
+    assert sum(shares) == pytest.approx(1) and shares[-1] == pytest.approx(.2)
+    _, shifted = guidance(a_validation(dict(fog=.3, contrast=.1, saturate=0), clean=.4), attack_share=.2)
+    assert shifted == pytest.approx(shares)  # the clean error by itself is no weakness
+
+
+@pytest.fixture(scope="module")
+def some_digits(): return load_data("digits", limit=320, test_limit=60)
+
+
+def trained_digits(ds, test):
+    torch.manual_seed(0)
+    return train(digits_net(10), ds, test, epochs=6, lr=.1, bs=32, device="cpu").model
+
+
+def reva(net, ds, test, **more):
+    options = dict(guide="uniform", epochs=1, bs=32, device="cpu", transforms=random_crop) | more
+    return enhance(net, None, "reva", ds, test, **options)
+
+
+def test_alpha_goes_from_the_base_to_the_tuned_weights(some_digits):
+    net = trained_digits(*some_digits)
+    none, half, full = (reva(net, *some_digits, alpha=a).model.state_dict() for a in (0, .5, 1))
+    for name, start in as_model(net).state_dict().items():
+        assert torch.equal(none[name], start), name
+        if start.is_floating_point(): torch.testing.assert_close(half[name], (start + full[name])/2)
+    assert any(not torch.equal(full[name], none[name]) for name in full)
+
+
+def test_no_budget_keeps_the_clean_error_on_the_images_set_apart(some_digits):
+    "A step that ruins the model is taken back as far as the images set apart ask for"
+    ds, test = some_digits
+    net, apart = trained_digits(ds, test), subset(ds, selection(ds.labels, 0))
+    ruined = reva(net, ds, test, lr=5., epochs=1)
+    def wrong(m): return wrong_under(Clean(), {"": m}, apart)[""].astype(float)
+    rise = wrong(ruined.model) - wrong(net)
+    assert ruined.alpha < 1 and rise.mean() <= .005 + .015
+
+
+def test_images_set_apart_are_not_trained_on(some_digits):
+    "Their labels may be anything: the tuned weights are the same"
+    ds, test = some_digits
+    net, apart = trained_digits(ds, test), selection(ds.labels, 0)
+    assert len(apart) == 32 and len(set(apart)) == 32
+    labels = ds.labels.copy()
+    free = np.setdiff1d(np.arange(len(ds)), apart)
+    pixels = ds.items.clone()
+    pixels[apart] = 0
+    blank = ImageSet(pixels, labels, ds.classes, ds.ids, "blank")
+    quiet = Recipe(watch=False)
+    a, b = (reva(net, d, test, alpha=1, recipe=quiet) for d in (ds, blank))
+    assert weights_hash(a.model) == weights_hash(b.model)
+    pixels[free[:100]] = 0
+    changed = reva(net, ImageSet(pixels, labels, ds.classes, ds.ids, "blank"), test, alpha=1, recipe=quiet)
+    assert weights_hash(a.model) != weights_hash(changed.model)
+
+
+@pytest.mark.parametrize("guide", ["online", "uniform"])
+def test_a_guide_that_follows_resumes_with_the_same_bytes(guide, some_digits, tmp_path):
+    net, (ds, test) = trained_digits(*some_digits), some_digits
+    calls = []
+
+    def cut(x):
+        calls.append(len(x))
+        if len(calls) == 12: raise KeyboardInterrupt
+        return random_crop(x)
+
+    cut.__name__ = cut.__qualname__ = "random_crop"
+    more = dict(guide=guide, epochs=3)
+    with pytest.raises(KeyboardInterrupt): reva(net, ds, test, out=tmp_path/"cut", transforms=cut, **more)
+    assert (tmp_path/"cut/reva/checkpoint.pt").is_file()
+    for name in ("cut", "whole"): reva(net, ds, test, out=tmp_path/name, **more)
+    for name in ("model.safetensors", "log.csv", "guide.csv"):
+        assert (tmp_path/"cut/reva"/name).read_bytes() == (tmp_path/"whole/reva"/name).read_bytes(), name
+
+
+def test_online_shares_follow_the_loss(some_digits):
+    "What raises the loss most is drawn more often in the end; the shares still add up to 1"
+    net, (ds, test) = trained_digits(*some_digits), some_digits
+    learn = reva(net, ds, test, guide="online", epochs=2, recipe=Recipe(watch=False))
+    t = learn.guide.set_index("perturbation")
+    assert t.last_share.sum() == pytest.approx(1) and t.last_share["pgd"] == pytest.approx(.1)
+    assert t.last_share["contrast"] > 2*t.last_share["jpeg_compression"]

@@ -262,7 +262,7 @@ def site(tmp_path_factory):
 def test_the_site_has_no_mistakes(site): assert not site[1]
 
 
-ANNOUNCED = [("corruptions", "CONSTANTS"), ("attacks", "ATTACKS"), ("enhancement", "STRATEGIES"),
+ANNOUNCED = [("corruptions", "CONSTANTS"), ("attacks", "ATTACKS"), ("strategies", "STRATEGIES"),
              ("validation", "RULES"), ("benchmark", "ALEXNET_ERRORS"), ("corrupted_sets", "C_BAR"), ("cli", "DEFAULTS")]
 
 

@@ -27,8 +27,8 @@ GROUPS = {  # group of rooms: its rooms, from left to right
         "splines exchange c_bar arrays corruptions imagecorruptions transforms attacks "
         "closeups shelf workbench",
     "Weaknesses":
-        "estimation measurement monitoring validation augmentation terms heads fine_tuning "
-        "enhancement",
+        "estimation measurement monitoring validation augmentation peers terms heads "
+        "averaging fine_tuning guidance watch strategies enhancement",
     "Evaluation": "archives corrupted_sets corrupted_copies evaluation benchmark",
     "Doors": "setup loop report gate cli all"}
 ENTRIES_SHOWN = 6  # entries of a table that stand for it where its line of code says nothing

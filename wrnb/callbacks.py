@@ -137,7 +137,8 @@ class CheckpointCallback(Callback):
         if skipped or not first_process(): return
         model, opt = unwrapped(self.learn.model).state_dict(), self.opt.state_dict()
         data = io.BytesIO()  # if the disk is full, torch's own writer raises no OSError
-        torch.save(dict(epoch=self.epoch+1, model=model, opt=opt, log=log), data)
+        kept = vars(self.learn).get("kept", {})
+        torch.save(dict(epoch=self.epoch+1, model=model, opt=opt, log=log, kept=kept), data)
         write_atomic(self.path, lambda p: p.write_bytes(data.getbuffer()))
 
 # %% ../nbs/15_callbacks.ipynb #1bf7d000
@@ -157,6 +158,7 @@ def _resume(learn, path):
         learn.create_opt()
         learn.opt.load_state_dict(state["opt"])
         learn.epoch_log = state["log"]
+        learn.kept = state.get("kept", {})  # what other callbacks remember
         _check_epochs(state)
     except _DAMAGE as e:
         raise WrnbError(f"{path} is damaged: delete it to start this training again") from e

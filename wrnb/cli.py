@@ -28,10 +28,10 @@ def _import_rooms():
 DEFAULTS = dict(
     other=dict(
         model=None, eps=.1, attack_eps=[1, 2, 4, 8], guide_eps=2.,
-        base_epochs=30, base_lr=.1, bs=128),
+        base_epochs=30, base_lr=.1, bs=128, epochs=3),
     digits=dict(
         model="digits_net", eps=.3, attack_eps=[2, 4, 8, 16], guide_eps=8.,
-        base_epochs=15, base_lr=.2, bs=64),
+        base_epochs=15, base_lr=.2, bs=64, epochs=8),
     pretrained=dict(  # a model of torchvision, timm or efficientnet_lite0
         base_epochs=5, base_lr=.01),
 )

@@ -28,7 +28,8 @@ from .validation import Validation, all_perturbations
 from .heads import HeadFirstCallback, has_linear_head
 from .fine_tuning import fine_tune
 from .terms import TermsCallback
-from .enhancement import STRATEGIES, guiding_types
+from .guidance import guiding_types
+from .strategies import STRATEGIES, equal_epochs, passes
 from .corrupted_sets import CorruptedSet, corrupted_set
 from .measurement import as_tuple
 from .benchmark import Evaluation
@@ -311,22 +312,36 @@ def validation(self:Loop)->Validation:
     return Validation(table, read_json(self.run/"weaknesses.json").get("rule"), self.base, *self.data)
 
 # %% ../nbs/35_loop.ipynb #41f6374b
-_GUIDED = [*_OWN, "found", "test", "eps", "transforms"]
+_GUIDED = [*_OWN, "found", "test", "eps", "transforms", "recipe", "epochs"]
 
 @patch
 @delegates(wrnb.enhancement.enhance, but=_GUIDED)
 def enhance(self:Loop,
-    strategy:str, # "standard", "augmix", "adversarial" or "reva"
+    strategy:str, # "standard", "augmix", "adversarial", "prime", "hybrid" or "reva"
     guide_eps:float=2., # radius of the attack that is trained against, in grey levels (eps x 255)
+    epochs:int=3, # epochs of `reva`; the other strategies get as many passes, so more epochs
     **kwargs,
 ):
     "Fine-tune by one strategy; leaves STRATEGY/model.safetensors and STRATEGY/log.csv"
     guide_eps = check_range("guide_eps", guide_eps, 0, 255, above=True)
-    guide = self.validation() if strategy == "reva" else None
+    found = self.validation() if strategy == "reva" else None
+    epochs = equal_epochs(strategy, epochs, kwargs.get("attack_share", .1))
     kwargs |= self.training | dict(transforms=self.setup.transforms, out=self.run.path)
-    learn = wrnb.enhancement.enhance(self.base, guide, strategy, *self.data, eps=guide_eps/255, **kwargs)
+    learn = wrnb.enhancement.enhance(
+        self.base, found, strategy, *self.data, epochs=epochs, eps=guide_eps/255, **kwargs)
     if not hasattr(learn, "epoch_log"): return self._tell(f"enhance {strategy}", True)
-    self.say(f"{_trained(f'enhance: {strategy},', learn)} -> {self.run/strategy}")
+    self._tell_training(strategy, learn)
+
+@patch
+def _tell_training(self:Loop, strategy, learn):
+    "Say how a strategy trained: epochs, passes, the step from the base, and REVa's shares"
+    options = self.run.options(f"enhance {strategy}")
+    work = options["epochs"]*passes(strategy, options["attack_share"])
+    where = f"{work:.3g} passes per image, alpha {learn.alpha:g} -> {self.run/strategy}"
+    self.say(f"{_trained(f'enhance: {strategy},', learn)}, {where}")
+    if not options["shares"]: return
+    shares = ", ".join(f"{name} {100*share:.1f}" for name, share in options["shares"].items())
+    self.say(f"enhance: {strategy}, protocol {options['protocol']}, guide {options['guide']}, shares in %: {shares}")
 
 # %% ../nbs/35_loop.ipynb #5e56d713
 @patch
@@ -339,7 +354,7 @@ def unguided(self:Loop, **kwargs)->str: # empty if there is guidance
 # %% ../nbs/35_loop.ipynb #63969fc9
 @patch
 def models(self:Loop)->dict: # name -> model, the base first
-    "Every model of the run folder; one guided by the paper's protocol says so in its name"
+    "Every model of the run folder; if REVa had not the protocol `all`, its name says so"
     stages = [s for s in self.run.config["stages"] if s.startswith("enhance ") and self.run.done(s)]
     return dict(base=self.base) | dict(self._enhanced(s.removeprefix("enhance ")) for s in stages)
 
@@ -348,8 +363,10 @@ def _enhanced(self:Loop, strategy):
     "Name and model that a strategy left"
     net = copy.deepcopy(self.base)
     load_weights(net, self.run/strategy/"model.safetensors")
-    by_paper = strategy == "reva" and self.run.options("enhance reva").get("protocol") == "paper"
-    return "reva (paper's protocol)" if by_paper else strategy, net.eval()
+    protocol = self.run.options("enhance reva").get("protocol") if strategy == "reva" else None
+    return _NAMES_BY_PROTOCOL.get(protocol, strategy), net.eval()
+
+_NAMES_BY_PROTOCOL = dict(paper="reva (paper's protocol)", extra="reva (protocol extra)")
 
 # %% ../nbs/35_loop.ipynb #b09da960
 @patch
