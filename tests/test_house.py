@@ -18,7 +18,7 @@ from tools import house
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = """core randomness runs pictures images image_sets folders learners data networks checkpoints models
-    sources pretrained inference callbacks together training scoring weak c_bar corruptions attacks estimation
+    sources pretrained inference callbacks together training scoring weak c_bar corruptions attacks estimation outcomes
     measurement validation augmentation terms heads enhancement archives corrupted_sets evaluation benchmark setup loop
     report cli""".split()
 DOORS = ("setup", "loop", "report", "cli")  # their names are not in `from wrnb.all import *`

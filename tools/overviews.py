@@ -22,7 +22,7 @@ GROUPS = {  # group of rooms: its rooms, from left to right
                               "networks checkpoints models sources pretrained inference callbacks together training",
     "Weak samples": "scoring weak",
     "Perturbations": "c_bar corruptions attacks",
-    "Weaknesses": "estimation measurement validation augmentation terms heads enhancement",
+    "Weaknesses": "estimation outcomes measurement validation augmentation terms heads enhancement",
     "Evaluation": "archives corrupted_sets evaluation benchmark",
     "Doors": "setup loop report cli all"}
 ENTRIES_SHOWN = 6  # entries of a table that stand for it where its line of code says nothing

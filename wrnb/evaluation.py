@@ -7,7 +7,7 @@ __all__ = ['ATTACKED_BY', 'PASSES']
 
 # %% ../nbs/32_evaluation.ipynb #09036ae5
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -25,7 +25,7 @@ from .models import as_model, logits_in, weights_hash
 from .inference import check_classifier
 from .corruptions import corruptions, pick_preset
 from .attacks import attacks
-from .estimation import Dealer, design, figure
+from .estimation import Dealer, design
 from .outcomes import Outcomes, known_images
 from .measurement import Clean, as_tuple, attack_rows, clean_rows, corruption_rows, count_classes
 from .corrupted_sets import CorruptedSet, check_families, check_size, family_of, kind_of
@@ -241,6 +241,11 @@ class Sampling:
         if self.per_cell is None or len(self.test) <= self.per_cell*len(self.cells): return None
         return design(self.labels, 1, self.per_cell, self.design, [self.seed, 23])[0]
 
+    def clean_in_order(self)->bool:
+        "Are the clean images of a set on disk in the set's order, as far as their classes tell?"
+        if not isinstance(self.test, CorruptedSet): return True
+        return self.test.clean is not None and np.array_equal(labels_of(self.test.clean), self.labels)
+
     @property
     def record(self)->dict:
         "What the run folder records"
@@ -285,12 +290,17 @@ def attack_parts(
         return attack_rows(panel, some, _some(test, index), fit_on, index)
     return {f"outcomes-attacks-{eps*255:g}": partial(rows, eps) for eps in dict.fromkeys(p.eps for p in kinds)}
 
+_CELL = ["model", "family", "perturbation", "severity", "index", "wrong", "margin", "confidence"]
+_IN_PARTS = dict(index="idxs", wrong="is_wrong")  # there a column holds arrays, not the answers themselves
+
 def measure(
     parts:dict, # name -> function that gives cells
     folder, # where finished parts are kept; None keeps nothing
 )->pd.DataFrame: # one row per cell
     "All cells, one block per model, each part saved as soon as it is measured"
-    table = in_parts(folder, list(parts), lambda part: pd.DataFrame(parts[part]()), "evaluating")
+    def compute(part): return pd.DataFrame(parts[part](), columns=_CELL).rename(columns=_IN_PARTS)
+    table = in_parts(folder, list(parts), compute, "evaluating")
+    table = table.rename(columns={v: k for k, v in _IN_PARTS.items()})
     blocks = [table[table.model == name] for name in table.model.unique()]
     return pd.concat(blocks, ignore_index=True)
 
@@ -311,11 +321,35 @@ def joined(
 def image_table(
     cells:pd.DataFrame, # one row per cell
     labels:np.ndarray, # classes of the images, [N]
+    in_order:bool=True, # are the clean images in the order of the others?
 )->pd.DataFrame: # the columns of images.parquet
     "What is known of every image for every model; no margins if not all clean images were asked"
     def rows(model):
         own = cells[(cells.model == model) & (cells.family == "clean")]
-        whole = "margin" in cells and len(own) and len(own["index"].iloc[0]) == len(labels)
+        whole = in_order and len(own) and len(own["index"].iloc[0]) == len(labels)
         known = {k: own[k].iloc[0] if whole else np.nan for k in ("margin", "confidence")}
         return pd.DataFrame(dict(model=model, index=np.arange(len(labels)), label=labels, **known))
     return pd.concat([rows(m) for m in cells.model.unique()], ignore_index=True)
+
+def gathered(
+    cells:pd.DataFrame, # one row per cell
+    sampling:Sampling, # which images were measured
+    n:int, # images per cell; None: all
+    adjust:bool=True, # adjust by what is known of the images?
+)->tuple: # (Outcomes, the columns of images.parquet or None)
+    "The outcomes, and what is known of the images if a part of them was measured"
+    if n is None: return Outcomes(cells, len(sampling.test)), None
+    images = image_table(cells, sampling.labels, sampling.clean_in_order())
+    labels, known = known_images(images)
+    return Outcomes(cells, len(sampling.test), labels, known if adjust else {}, n, sampling.design), images
+
+def with_intervals(
+    table:pd.DataFrame, # the columns of evaluation.csv
+    outcomes:Outcomes, # what it was made from
+)->pd.DataFrame:
+    "If a part of the images was measured, the table with each cell's interval for the whole set, not adjusted"
+    if outcomes.population == "images": return table
+    plain = replace(outcomes, known={})
+    rows = [table.iloc[[k]].assign(weight=1.) for k in range(len(table))]
+    found = [plain.error(own.model.iloc[0], own) for own in rows]
+    return table.assign(low=[e.low for e in found], high=[e.high for e in found])

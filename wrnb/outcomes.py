@@ -163,12 +163,20 @@ def _pairs_and_weights(self:Outcomes, rows, scale):
 
 # %% ../nbs/23b_outcomes.ipynb #b7ecafdf
 @patch
+def total(self:Outcomes,
+    scale:dict, # model -> how often its errors are counted: 1, -1 in a difference, 1/3 in a mean of three
+    rows:pd.DataFrame, # family, perturbation, severity, weight: the cells
+)->Estimate:
+    "Weighted sum of the errors of several models on the same images, with its interval"
+    return figure(*self._pairs_and_weights(rows, scale))
+
+@patch
 def error(self:Outcomes,
     model:str, # its name
     rows:pd.DataFrame, # family, perturbation, severity, weight: the cells
 )->Estimate:
     "Weighted sum of a model's errors, with its interval"
-    return figure(*self._pairs_and_weights(rows, {model: 1}))
+    return self.total({model: 1}, rows)
 
 @patch
 def difference(self:Outcomes,
@@ -177,7 +185,7 @@ def difference(self:Outcomes,
     rows:pd.DataFrame, # family, perturbation, severity, weight: the cells
 )->Estimate:
     "Weighted sum of the errors of `a` minus those of `b` on the same images, with its interval"
-    return figure(*self._pairs_and_weights(rows, {a: 1, b: -1}))
+    return self.total({a: 1, b: -1}, rows)
 
 @patch
 def quotient(self:Outcomes,
