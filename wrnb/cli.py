@@ -15,6 +15,8 @@ from operator import attrgetter
 from pathlib import Path
 from typing import get_args
 
+from fastcore.basics import noop
+
 import wrnb
 
 # %% ../nbs/37_cli.ipynb #0fcadceb
@@ -98,7 +100,14 @@ def _report(given):
 def _say_errors(loop, evaluation):
     "Say the table of errors"
     table = evaluation.percent().rename_axis(columns="model").to_string()
-    loop.say(f"\nErrors in percent on {evaluation.table.n.max()} test images:\n{table}")
+    n = evaluation.table.n.iloc[-1]
+    loop.say(f"\nErrors in percent on {n} test images{_per_cell(evaluation)}:\n{table}")
+    if evaluation.outcomes and len(evaluation.models) > 1: loop.say(f"\n{evaluation.verdict()}")
+
+def _per_cell(evaluation):
+    "Says so if only a part of the images was measured"
+    part = evaluation.outcomes and evaluation.outcomes.population == "set"
+    return f" per corruption and severity, {evaluation.outcomes.design}" if part else ""
 
 def _evaluate(given):
     loop, given = _open_or_begin(given)
@@ -109,19 +118,32 @@ def _evaluate(given):
         loop.say(f"\n{model}: corruption error {error}, n {r.n}, {r.cells} cells, {r.source}")
 
 # %% ../nbs/37_cli.ipynb #ccda110f
+def _check_finished(loop, given, strategies):
+    "Raise `WrnbError` if a finished stage had other options, before a word is said of the others"
+    stages = {stage: getattr(loop, stage) for stage in ("score", "weak", "validate")}
+    stages = {"base": loop.train_base} | stages | {f"enhance {s}": partial(loop.enhance, s) for s in strategies}
+    say, loop.say = loop.say, noop
+    for stage, function in (stages | {"evaluate": loop.evaluate}).items():
+        if loop.run.done(stage): _call(function, _without_families(given) if stage == "evaluate" else given)
+        elif stage != "base": break
+    loop.say = say
+
+def _without_families(given): return {k: v for k, v in given.items() if k != "families"}
+
 def _run(given,
     strategies:tuple=("standard", "augmix", "reva"), # strategies of fine-tuning to compare
 ):
     known = wrnb.enhancement.STRATEGIES
     for strategy in strategies: wrnb.core.check_choice("strategies", strategy, known)
     loop, given = _begin(given)
+    _check_finished(loop, given, strategies)
     for stage in (loop.train_base, loop.score, loop.weak): _call(stage, given)
     if loop.has_weak: _call(loop.validate, given)
     unguided = "reva" in strategies and _call(loop.unguided, given)
     if unguided: loop.say(f"enhance: reva is left out, since {unguided}")
     for strategy in strategies:
         if not (unguided and strategy == "reva"): _call(partial(loop.enhance, strategy), given)
-    evaluation = _call(loop.evaluate, {k: v for k, v in given.items() if k != "families"})
+    evaluation = _call(loop.evaluate, _without_families(given))
     page = loop.report()
     _say_errors(loop, evaluation)
     loop.say(f"\n{page}")
@@ -155,7 +177,7 @@ COMMANDS = dict(
         "the whole loop: score, weak, validate, enhance, evaluate, report",
         "wrnb run digits --out runs/digits",
         "setup.Setup loop.Loop loop.Loop.train_base loop.Loop.score loop.Loop.weak "
-        "loop.Loop.validate loop.Loop.enhance",
+        "loop.Loop.validate loop.Loop.enhance loop.Loop.evaluate",
         positional="data", without="strategy"),
     score=Command(_score,
         "score every training image by its random neighbours",

@@ -345,7 +345,7 @@ def _measure(self:Loop, run, models, images, *more, **kwargs):
     return evaluation
 
 # %% ../nbs/35_loop.ipynb #c6852527
-_MEASURE = [*_OWN, "fit_on", "eps", "attack_names"]
+_MEASURE = [*_OWN, "fit_on", "eps", "attack_names", "adjust"]
 
 @patch
 @delegates(wrnb.benchmark.evaluate, but=_MEASURE)
