@@ -15,7 +15,8 @@ from torch.utils.data import Dataset
 
 from .core import (
     WrnbError, check_choice, check_range, check_whole, first_process, pick_device, print_line)
-from .runs import Run, read_table, write_table
+from .tables import read_table, write_table
+from .runs import Run
 from .images import as_images
 from .learners import images_of
 from .models import untouched
