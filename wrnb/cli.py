@@ -118,6 +118,20 @@ def _evaluate(given):
         error = f"{100*r.error:.2f} %, 95 % interval {100*r.low:.2f} to {100*r.high:.2f}"
         loop.say(f"\n{model}: corruption error {error}, n {r.n}, {r.cells} cells, {r.source}")
 
+def _check(given):
+    given = dict(out=_check_folder(given)) | given
+    loop, given = _begin(given)
+    _call(loop.train_base, given)
+    found = _call(loop.check, given)
+    loop.say(f"\nErrors in percent with 95 % intervals, {found.evaluation.outcomes.source}:\n{found}")
+    loop.say(f"\nGo on with wrnb evaluate {loop.run.path} or wrnb report {loop.run.path}")
+
+def _check_folder(given):
+    "Where a check is kept if you do not say it: named by data and model"
+    model = given.get("model") or DEFAULTS.get(given["data"], DEFAULTS["other"])["model"] or ""
+    words = Path(given["data"]).name, model.partition("@")[0]
+    return "check-" + "-".join(re.sub(r"[^\w.]+", "-", word) for word in words)
+
 # %% ../nbs/37_cli.ipynb #ccda110f
 def _check_finished(loop, given, strategies):
     "Raise `WrnbError` if a finished stage had other options, before a word is said of the others"
@@ -171,6 +185,7 @@ class Command:
     functions:str # functions of `wrnb` whose arguments are its options; perhaps only one, behind a colon
     positional:str="out" # the argument that is given without a name
     without:str="" # an argument that is no option
+    optional:str="" # an argument that other commands require
 
 # %% ../nbs/37_cli.ipynb #8948a220
 COMMANDS = dict(
@@ -180,6 +195,11 @@ COMMANDS = dict(
         "setup.Setup loop.Loop loop.Loop.train_base loop.Loop.score loop.Loop.weak "
         "loop.Loop.validate loop.Loop.enhance loop.Loop.evaluate",
         positional="data", without="strategy"),
+    check=Command(_check,
+        "how robust is a model? an answer with intervals in a minute or two",
+        "wrnb check digits --model digits_net",
+        "setup.Setup loop.Loop loop.Loop.train_base loop.Loop.check",
+        positional="data", optional="out"),
     score=Command(_score,
         "score every training image by its random neighbours",
         "wrnb score cifar10 --model resnet20@resnet20.th --out runs/c10 --eps 0.05",
@@ -232,7 +252,7 @@ def _options(command):
     return options
 
 # %% ../nbs/37_cli.ipynb #4bad90e2
-_NAMES = dict(folder="--on", names="--corruptions", k="-k")
+_NAMES = dict(folder="--on", names="--corruptions", k="-k", n="-n")
 
 # %% ../nbs/37_cli.ipynb #778c3c8f
 def _flag(name, command):
@@ -319,7 +339,7 @@ def _parser(name, command, flags):
     for argument, option in _options(command).items():
         keywords = _reading(argument, option.anno) | dict(help=_help(argument, option, flags))
         if argument == command.positional: keywords |= dict(metavar=flags[argument])
-        else: keywords |= dict(dest=argument, default=argparse.SUPPRESS, required=argument in _REQUIRED)
+        else: keywords |= dict(dest=argument, default=argparse.SUPPRESS, required=argument in _REQUIRED and argument != command.optional)
         parser.add_argument(argument if argument == command.positional else flags[argument], **keywords)
     return parser
 
