@@ -33,6 +33,7 @@ from .enhancement import *
 from .corrupted_sets import *
 from .corrupted_copies import *
 from .evaluation import *
+from .rounds import *
 from .benchmark import *
 from .differences import *
 from .checkup import *
@@ -43,6 +44,6 @@ _rooms = (
     wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.c_bar, wrnb.corruptions, wrnb.attacks,
     wrnb.estimation, wrnb.outcomes, wrnb.measurement, wrnb.validation, wrnb.enhancement,
     wrnb.corrupted_sets,
-    wrnb.corrupted_copies, wrnb.evaluation, wrnb.benchmark, wrnb.differences, wrnb.checkup,
+    wrnb.corrupted_copies, wrnb.evaluation, wrnb.rounds, wrnb.benchmark, wrnb.differences, wrnb.checkup,
 )
 __all__ = [name for room in _rooms for name in room.__all__]

@@ -24,8 +24,9 @@ from .outcomes import Outcomes, read_outcomes, save_outcomes
 from .measurement import (
     as_tuple, count_classes, error_table, panel_of, warn_of_chance, weighted_error)
 from .corrupted_sets import FIFTEEN
-from .evaluation import (
-    attacks_on, by_name, cells_of, check_different, first_images, images_to_measure, prepared, record_of, with_intervals)
+from wrnb.evaluation import (
+    attacks_on, by_name, cells_of, check_different, first_images, images_to_measure, prepared, record_of,
+    with_intervals)
 from .rounds import job_of
 
 # %% ../nbs/33_benchmark.ipynb #f382493f
@@ -155,7 +156,7 @@ def _from_outcomes(outcomes, rows):
 
 @patch
 def _weighted(self:Evaluation, t, name, by):
-    "Sum of weight times error over each group's rows of one model, with a 95 % interval, from the outcomes if they are kept"
+    "Sum of weight times error over each group's rows of one model, with a 95 % interval, from the outcomes if kept"
     if self.outcomes is None: return weighted_error(t, name, by)
     groups = {group: _from_outcomes(self.outcomes, rows) for group, rows in t.groupby(by, sort=False)}
     names = dict(names=by) if isinstance(by, list) else dict(name=by)
@@ -274,7 +275,8 @@ def other_twelve(self:Evaluation)->pd.Series: # model -> error in percent
 def by_corruption(self:Evaluation)->pd.DataFrame: # one row per corruption, one column per model
     "Error of every model under every corruption, in percent, mean over severities"
     t = self.table[self.table.family.isin([*CORRUPTIONS, "c-bar"])]
-    if self._is_adjusted: t = self._weighted(_mean_weights(t, by := ["model", "perturbation"]), "error", by).reset_index()
+    by = ["model", "perturbation"]
+    if self._is_adjusted: t = self._weighted(_mean_weights(t, by), "error", by).reset_index()
     errors = t.pivot_table(index="perturbation", columns="model", values="error", sort=False)
     return 100*errors.reindex(columns=self.models)
 

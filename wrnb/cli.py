@@ -15,15 +15,13 @@ from operator import attrgetter
 from pathlib import Path
 from typing import get_args
 
-from fastcore.basics import noop
-
 import wrnb
 
 # %% ../nbs/37_cli.ipynb #0fcadceb
 def _import_rooms():
     "Import the rooms that do the work; from then on they are `wrnb.core`, `wrnb.loop`, ..."
     import_module("wrnb.corrupted_copies")
-    import_module("wrnb.report")  # which imports all the others
+    for room in ("report", "checks"): import_module(f"wrnb.{room}")  # which import all the others
 
 # %% ../nbs/37_cli.ipynb #bdd764d8
 DEFAULTS = dict(
@@ -101,14 +99,9 @@ def _report(given):
 def _say_errors(loop, evaluation):
     "Say the table of errors"
     table = evaluation.percent().rename_axis(columns="model").to_string()
-    n = evaluation.table.n.iloc[-1]
-    loop.say(f"\nErrors in percent on {n} test images{_per_cell(evaluation)}:\n{table}")
+    each = " per corruption and severity" if evaluation.outcomes and evaluation.outcomes.population == "set" else ""
+    loop.say(f"\nErrors in percent on {evaluation.table.n.iloc[-1]} test images{each}:\n{table}")
     if evaluation.outcomes and len(evaluation.models) > 1: loop.say(f"\n{evaluation.verdict()}")
-
-def _per_cell(evaluation):
-    "Says so if only a part of the images was measured"
-    part = evaluation.outcomes and evaluation.outcomes.population == "set"
-    return f" per corruption and severity, {evaluation.outcomes.design}" if part else ""
 
 def _evaluate(given):
     loop, given = _open_or_begin(given)
@@ -119,31 +112,21 @@ def _evaluate(given):
         loop.say(f"\n{model}: corruption error {error}, n {r.n}, {r.cells} cells, {r.source}")
 
 def _check(given):
-    given = dict(out=_check_folder(given)) | given
+    model = _defaults(given["data"], given.get("model"))["model"]
+    given = dict(out=wrnb.checks.check_folder(given["data"], model)) | given
     loop, given = _begin(given)
     _call(loop.train_base, given)
     found = _call(loop.check, given)
     loop.say(f"\nErrors in percent with 95 % intervals, {found.evaluation.outcomes.source}:\n{found}")
     loop.say(f"\nGo on with wrnb evaluate {loop.run.path} or wrnb report {loop.run.path}")
 
-def _check_folder(given):
-    "Where a check is kept if you do not say it: named by data and model"
-    model = given.get("model") or DEFAULTS.get(given["data"], DEFAULTS["other"])["model"] or ""
-    words = Path(given["data"]).name, model.partition("@")[0]
-    return "check-" + "-".join(re.sub(r"[^\w.]+", "-", word) for word in words)
-
 # %% ../nbs/37_cli.ipynb #ccda110f
-def _check_finished(loop, given, strategies):
-    "Raise `WrnbError` if a finished stage had other options, before a word is said of the others"
-    stages = {stage: getattr(loop, stage) for stage in ("score", "weak", "validate")}
-    stages = {"base": loop.train_base} | stages | {f"enhance {s}": partial(loop.enhance, s) for s in strategies}
-    say, loop.say = loop.say, noop
-    for stage, function in (stages | {"evaluate": loop.evaluate}).items():
-        if loop.run.done(stage): _call(function, _without_families(given) if stage == "evaluate" else given)
-        elif stage != "base": break
-    loop.say = say
-
-def _without_families(given): return {k: v for k, v in given.items() if k != "families"}
+def _check_finished(loop, given, evaluated, strategies):
+    "Compare the options of all stages that were finished"
+    tuned = {f"enhance {s}": partial(loop.enhance, s) for s in strategies}
+    stages = dict(base=loop.train_base, score=loop.score, weak=loop.weak, validate=loop.validate) | tuned
+    stages = {s: partial(_call, f, given) for s, f in stages.items()}
+    loop.check_finished(stages | dict(evaluate=partial(_call, loop.evaluate, evaluated)))
 
 def _run(given,
     strategies:tuple=("standard", "augmix", "reva"), # strategies of fine-tuning to compare
@@ -151,14 +134,15 @@ def _run(given,
     known = wrnb.enhancement.STRATEGIES
     for strategy in strategies: wrnb.core.check_choice("strategies", strategy, known)
     loop, given = _begin(given)
-    _check_finished(loop, given, strategies)
+    evaluated = {k: v for k, v in given.items() if k != "families"}
+    _check_finished(loop, given, evaluated, strategies)
     for stage in (loop.train_base, loop.score, loop.weak): _call(stage, given)
     if loop.has_weak: _call(loop.validate, given)
     unguided = "reva" in strategies and _call(loop.unguided, given)
     if unguided: loop.say(f"enhance: reva is left out, since {unguided}")
     for strategy in strategies:
         if not (unguided and strategy == "reva"): _call(partial(loop.enhance, strategy), given)
-    evaluation = _call(loop.evaluate, _without_families(given))
+    evaluation = _call(loop.evaluate, evaluated)
     page = loop.report()
     _say_errors(loop, evaluation)
     loop.say(f"\n{page}")
@@ -339,7 +323,9 @@ def _parser(name, command, flags):
     for argument, option in _options(command).items():
         keywords = _reading(argument, option.anno) | dict(help=_help(argument, option, flags))
         if argument == command.positional: keywords |= dict(metavar=flags[argument])
-        else: keywords |= dict(dest=argument, default=argparse.SUPPRESS, required=argument in _REQUIRED and argument != command.optional)
+        else:
+            required = argument in _REQUIRED and argument != command.optional
+            keywords |= dict(dest=argument, default=argparse.SUPPRESS, required=required)
         parser.add_argument(argument if argument == command.positional else flags[argument], **keywords)
     return parser
 

@@ -46,7 +46,8 @@ class Difference(Estimate):
         seeds = f", {self.seeds} seeds" if self.seeds > 1 else ""
         of = " of this set" if self.population == "set" else ""
         said = "" if self.told_apart else "; not told apart"
-        return f"{self.a} − {self.b}{figure}: {points[0]} points (95 % {points[1]}, paired, {self.n_images:,} images{of}{seeds}){said}"
+        how = f"95 % {points[1]}, paired, {self.n_images:,} images{of}{seeds}"
+        return f"{self.a} − {self.b}{figure}: {points[0]} points ({how}){said}"
 
 def _points(share):
     "A difference in points, with its sign"
@@ -91,7 +92,7 @@ def _relative(rows, clean):
 def _figure_rows(self:Evaluation, what, model):
     "The rows with weights of one figure; raise `WrnbError` if it or the outcomes are not known"
     check_choice("model", model, self.models)
-    if self.outcomes is None: raise WrnbError("there are no outcomes, only a table of errors: evaluate again to keep them")
+    if self.outcomes is None: raise WrnbError("there are no outcomes, only errors: evaluate again to keep them")
     figures = self._figures(model)
     check_choice("what", what, figures)
     return figures[what]
@@ -269,7 +270,9 @@ def _side_by_side(evaluations):
 
 def _shared_noise(outcomes, scale, rows, k):
     "Variance of the mean over seeds that comes from their common images, and that of each seed around the mean"
-    def of(weights): return outcomes.total({f"{m} {s}": w*weights[s] for m, w in scale.items() for s in range(k)}, rows).se**2
+    def of(weights):
+        each = {f"{m} {s}": w*weights[s] for m, w in scale.items() for s in range(k)}
+        return outcomes.total(each, rows).se**2
     apart = np.eye(k) - 1/k
     return of(np.full(k, 1/k)), [of(own) for own in apart]
 
@@ -280,7 +283,7 @@ def pool(
     evaluations = list(evaluations)
     if not evaluations: raise WrnbError("evaluations= is empty: give one per seed")
     for e in evaluations:
-        if e.outcomes is None: raise WrnbError("one of the evaluations has no outcomes, only a table: evaluate again to keep them")
+        if e.outcomes is None: raise WrnbError("an evaluation has no outcomes, only errors: evaluate again")
         if e.models == evaluations[0].models: continue
         raise WrnbError(f"the seeds have other models: {', '.join(e.models)} beside {', '.join(evaluations[0].models)}")
     return Pool(evaluations)

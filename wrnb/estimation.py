@@ -119,7 +119,7 @@ class Dealer:
 
 # %% ../nbs/23_estimation.ipynb #4e6d074b
 def _group_residuals(y, group):
-    "What each value differs from the mean of its group by, put right for the degrees of freedom; a group of one counts as unlike"
+    "What each value differs from its group's mean by, put right for the degrees of freedom; a group of one is unlike"
     n = np.bincount(group)
     residual = y - (np.bincount(group, y)/np.maximum(n, 1))[group]
     return residual*np.sqrt(n/np.maximum(n-1, 1))[group]
@@ -208,7 +208,7 @@ def adjusted(
     n_cells = int(cell.max()) + 1
     x = (x - x.mean(0))/np.maximum(x.std(0), 1e-9)
     fold = np.random.default_rng(seed).permutation(np.arange(len(x)) % n_folds)
-    own, mean = _predicted(y, cell, image, x, n_cells, fold)
+    own, mean = _predicted(y, cell, image, x, n_cells=n_cells, fold=fold)
     residual = y - own
     return mean + np.bincount(cell, residual)/np.bincount(cell), residual
 
@@ -229,7 +229,8 @@ class Estimate:
 
     def __str__(self):
         what = "of this set" if self.population == "set" else "of images like these"
-        return f"{100*self.value:.2f} % ({100*self.low:.2f} to {100*self.high:.2f}, 95 %, {what}, {self.n_images:,} images)"
+        ends = f"{100*self.low:.2f} to {100*self.high:.2f}, 95 %"
+        return f"{100*self.value:.2f} % ({ends}, {what}, {self.n_images:,} images)"
 
 # %% ../nbs/23_estimation.ipynb #96e9e8ff
 def _interval(value, variance, is_share, n_pairs):
@@ -306,7 +307,8 @@ def figure(
     is_share = _is_share(weight, pairs.y)
     low, high = (value, value) if exact else _interval(value, variance, is_share, counted.sum())
     n_images = len(np.unique(pairs.image[counted]))
-    return Estimate(value, low, high, variance**.5, n_images, int(counted.sum()), pairs.population, pairs.adjusted)
+    return Estimate(value, low, high, variance**.5, n_images=n_images, n_pairs=int(counted.sum()),
+                    population=pairs.population, adjusted=pairs.adjusted)
 
 def _is_exact(pairs, weight):
     "Was the whole set measured in every cell that counts, and does the figure speak of the set?"
@@ -324,7 +326,7 @@ def estimate(
     population:str="set", # one of `POPULATIONS`
 )->Estimate:
     "A weighted sum over cells of the mean outcome, with its interval, from images dealt by a design"
-    return figure(Pairs(y, cell, image, labels, known, population), weight)
+    return figure(Pairs(y, cell, image, labels, known=known, population=population), weight)
 
 
 # %% ../nbs/23_estimation.ipynb #da81de8c
@@ -333,7 +335,7 @@ def ratio(
     below:Pairs, # outcomes of another one, of the same pairs
     weight:np.ndarray=None, # of each cell, [C]; None: the mean over cells
 )->Estimate:
-    "Ratio of two weighted sums of paired outcomes, with its interval by linearisation; raises `WrnbError` if it has none"
+    "Ratio of two weighted sums of paired outcomes, with its interval; raises `WrnbError` if it has none"
     cells = len(above.n)
     weight = np.full(cells, 1/cells) if weight is None else np.asarray(weight, float)
     a, b = figure(above, weight), figure(below, weight)

@@ -70,7 +70,7 @@ def _check_fit(cells, keys, table):
     "Raise `WrnbError` unless the outcomes are those that the table of errors was made from"
     counts = [cells[k][1].sum() if k in cells else -1 for k in keys]
     if len(cells) == len(keys) and counts == table.n_wrong.tolist(): return
-    raise WrnbError("outcomes.parquet and evaluation.csv are not of the same evaluation: delete both and evaluate again")
+    raise WrnbError("outcomes.parquet and evaluation.csv are not of the same evaluation: delete both, evaluate again")
 
 # %% ../nbs/23b_outcomes.ipynb #aec666ed
 @dataclass(eq=False)
@@ -140,7 +140,7 @@ def _pairs(self:Outcomes, keys, scale):
         y = y + times*np.concatenate(wrong)
     cell = np.repeat(np.arange(len(keys)), list(map(len, index)))
     labels = self.labels if self.population == "set" else np.zeros(self.n_images, int)
-    return Pairs(y, cell, np.concatenate(index), labels, self._known_of(scale), self.population)
+    return Pairs(y, cell, np.concatenate(index), labels, known=self._known_of(scale), population=self.population)
 
 # %% ../nbs/23b_outcomes.ipynb #0006694b
 @patch
@@ -235,4 +235,5 @@ def read_outcomes(
     cells = cells_in(read_table(path), table)
     if per_cell is None: return Outcomes(cells, n_images)
     labels, known = known_images(read_table(path.with_name("images.parquet")))
-    return Outcomes(cells, n_images, labels, known if adjust else {}, per_cell, design)
+    known = known if adjust else {}
+    return Outcomes(cells, n_images, labels, known, per_cell=per_cell, design=design)
