@@ -47,7 +47,6 @@ def _defaults(data, model=None):
 def _taken(function, given):
     "Those of the given options that a function takes"
     return {k: v for k, v in given.items() if k in signature(function).parameters}
-
 def _call(function, given): return function(**_taken(function, given))
 
 # %% ../nbs/37_cli.ipynb #2d697b87
@@ -98,9 +97,8 @@ def _report(given):
 # %% ../nbs/37_cli.ipynb #226fe189
 def _say_errors(loop, evaluation):
     "Say the table of errors"
-    table = evaluation.percent().rename_axis(columns="model").to_string()
-    each = " per corruption and severity" if evaluation.outcomes and evaluation.outcomes.population == "set" else ""
-    loop.say(f"\nErrors in percent on {evaluation.table.n.iloc[-1]} test images{each}:\n{table}")
+    n, table = evaluation.table.n.iloc[-1], evaluation.percent().rename_axis(columns="model").to_string()
+    loop.say(f"\nErrors in percent on {n} test images:\n{table}")
     if evaluation.outcomes and len(evaluation.models) > 1: loop.say(f"\n{evaluation.verdict()}")
 
 def _evaluate(given):
@@ -112,8 +110,8 @@ def _evaluate(given):
         loop.say(f"\n{model}: corruption error {error}, n {r.n}, {r.cells} cells, {r.source}")
 
 def _check(given):
-    model = _defaults(given["data"], given.get("model"))["model"]
-    given = dict(out=wrnb.checks.check_folder(given["data"], model)) | given
+    given = _defaults(given["data"], given.get("model")) | given
+    given = dict(out=wrnb.checks.check_folder(given["data"], given["model"])) | given
     loop, given = _begin(given)
     _call(loop.train_base, given)
     found = _call(loop.check, given)
@@ -124,8 +122,8 @@ def _check(given):
 def _check_finished(loop, given, evaluated, strategies):
     "Compare the options of all stages that were finished"
     tuned = {f"enhance {s}": partial(loop.enhance, s) for s in strategies}
-    stages = dict(base=loop.train_base, score=loop.score, weak=loop.weak, validate=loop.validate) | tuned
-    stages = {s: partial(_call, f, given) for s, f in stages.items()}
+    stages = dict(base=loop.train_base, score=loop.score, weak=loop.weak, validate=loop.validate)
+    stages = {s: partial(_call, f, given) for s, f in (stages | tuned).items()}
     loop.check_finished(stages | dict(evaluate=partial(_call, loop.evaluate, evaluated)))
 
 def _run(given,

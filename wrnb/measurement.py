@@ -182,7 +182,9 @@ def _margins(logits, y):
     return torch.cat([own - others, confidence], 1).cpu().numpy()
 
 @patch
-def clean(self:Panel, ds):
+def clean(self:Panel,
+    ds:Dataset, # images
+)->dict: # name -> [wrong, margin, confidence], numpy, [N] each
     "Of every model which images are wrong when clean, their margins and confidences"
     names, parts = getattr(ds, "ids", None), {name: [] for name in self.fast}
     lists = _in_order(len(ds), self.batch_size)
