@@ -1,10 +1,10 @@
-"""What scoring costs above the forward pass of the same model, what bfloat16 changes, and what decoding ahead saves.
+"""What scoring costs above the forward pass, what bfloat16 changes, what decoding ahead and knowing the data cost.
 
     python benchmarks/scoring.py [--models resnet20 efficientnet_lite0] [--threads 1 2] [--precision fp32 bf16]
                                  [--neighbors 48] [--repeats 3] [--no-compile] [--resnet20 FILE] [--pictures FOLDER]
-                                 [--device auto] [--seed 0]
+                                 [--ants FOLDER] [--parts forward bf16 decoding identity] [--device auto] [--seed 0]
 
-Three parts, one table each, all in benchmarks/scoring.csv (column `part`):
+Four parts, one table each, all in benchmarks/scoring.csv (column `part`); rows of parts that are not run stay:
 
 forward   Images x neighbours per second of `score_robustness` (`rate`) against two forward passes on the same number of
           rows, in batches of the same size, under inference mode and the same autocast: your model as it is, in
@@ -21,10 +21,15 @@ bf16      Spearman's rank correlation of the scores in bf16 with those in fp32, 
 decoding  Seconds to score pictures that are decoded from files, with the next block decoded meanwhile (`seconds`) and
           without (`seconds_in_turn`): a small network on the Imagenette sample (FOLDER; left out if it does not exist),
           one thread, one neighbour, so that decoding is much of the work.
+identity  Seconds that the identity of the data takes (`seconds`), as a share of those for scoring all images with 50
+          neighbours (`share`; the goal is below 0.02): 50,000 random pictures of 32 px in memory with ResNet-20, and
+          the training pictures of hymenoptera in files (FOLDER; left out if it does not exist) with EfficientNet-Lite0.
+          A few images are scored, and their time is multiplied.
 
 Run it on a machine that does nothing else; it takes some ten minutes on two cores. The table of ratios comes last.
 """
 import os
+from functools import partial
 from pathlib import Path
 from unittest.mock import patch
 
@@ -35,7 +40,7 @@ import torch
 from common import DATA, add_options, best_seconds, cross_product, origin, parser, seconds, write_csv
 from wrnb import image_sets
 from wrnb.core import pick_device
-from wrnb.image_sets import ImageSet
+from wrnb.image_sets import ImageSet, subset
 from wrnb.folders import load_data
 from wrnb.pretrained import load_model
 from wrnb.inference import PRECISIONS, InferenceModel
@@ -145,8 +150,35 @@ def decoding(a, device, n=768):
                         speedup=round(in_turn_s/ahead_s, 3))
 
 
+def identity(a, model, size, ds, few, device, n_neighbors=50):
+    "A row of the fourth part: `few` of the images are scored"
+    torch.set_num_threads(1)
+    net, part = load_model(model, len(ds.classes)), subset(ds, range(few))
+    def score(): score_robustness(net, part, .05, n_neighbors, seed=a.seed, device=str(device))
+    identity_s, score_s = best_seconds([partial(data.data_hash, ds), score], a.repeats)
+    about = setting("identity", model, size=size, threads=1, batch_size=512, precision="fp32", compile=False,
+                    images=len(ds), neighbors=n_neighbors)
+    return about | dict(seconds=round(identity_s, 4), share=round(identity_s/(score_s*len(ds)/few), 8))
+
+
+def identities(a, device):
+    "The rows of the fourth part"
+    rows = [identity(a, "resnet20", 32, random_images(50_000, 32, 10), 32, device)]
+    if not (a.ants/"train").is_dir(): return rows
+    files = sorted((a.ants/"train").glob("*/*.jpg"))
+    in_files = ImageSet(files, [0]*len(files), ["ants", "bees"], [str(f) for f in files], "hymenoptera", 224)
+    return [*rows, identity(a, "efficientnet_lite0", 224, in_files, 2, device)]
+
+
+TABLE = Path(__file__).with_suffix(".csv")
+PARTS = "forward", "bf16", "decoding", "identity"
+
+
 def options():
     p = parser(__doc__)
+    p.add_argument("--parts", nargs="+", default=list(PARTS), choices=PARTS, help="which to run")
+    p.add_argument("--ants", type=Path, metavar="FOLDER", default=DATA/"hymenoptera",
+                   help="with train/CLASS/*.jpg (default: hymenoptera in fastai's data folder)")
     p.add_argument("--models", nargs="*", default=list(CASES), choices=CASES,
                    help="of the first part; give the option with no names for none")
     p.add_argument("--precision", nargs="+", default=list(PRECISIONS), choices=PRECISIONS)
@@ -159,21 +191,31 @@ def options():
     return p.parse_args()
 
 
+def with_earlier(df):
+    "The rows, and those of the parts that were not run"
+    if not TABLE.is_file() or set(df.part) == set(PARTS): return df
+    earlier = pd.read_csv(TABLE)
+    return pd.concat([earlier[~earlier.part.isin(df.part)], df])
+
+
 def main():
     a = options()
     device, most = pick_device(a.device), a.threads[-1]  # what is measured once has the most threads
     cases = cross_product(model=a.models, precision=a.precision, threads=a.threads, compile=[False])
     if not a.no_compile: cases += cross_product(model=a.models, precision=a.precision, threads=[most], compile=[True])
-    rows = [forward(a, device=device, **case) for case in cases]
-    if a.resnet20: rows.append(bf16(a, most, device))
-    if (a.pictures/"train").is_dir(): rows.append(decoding(a, device))
+    rows = [forward(a, device=device, **case) for case in cases if "forward" in a.parts]
+    if a.resnet20 and "bf16" in a.parts: rows.append(bf16(a, most, device))
+    if (a.pictures/"train").is_dir() and "decoding" in a.parts: rows.append(decoding(a, device))
+    if "identity" in a.parts: rows += identities(a, device)
     where = dict(seed=a.seed, **origin("commit", "device", "torch", device=device))
     df = pd.DataFrame(rows).assign(**where).convert_dtypes()
-    write_csv(df, Path(__file__).with_suffix(".csv"))
+    write_csv(with_earlier(df), TABLE)
     print(f"{df.device[0]}, torch {df.torch[0]}, commit {df.commit[0]}")
-    for part in ("bf16", "decoding", "forward"):
-        t = df[df.part == part].dropna(axis=1, how="all").drop(columns=["part", *where])
-        if len(t): print(f"\n{part}\n{t.to_string(index=False)}")
+    for part in ("bf16", "decoding", "identity", "forward"):
+        own = df[df.part == part]
+        if not len(own): continue
+        t = own.dropna(axis=1, how="all").drop(columns=["part", *where])
+        print(f"\n{part}\n{t.to_string(index=False)}")
     print("ratio: scorer's rate to the plain forward pass's, goal 0.9; ratio_folded: to that of the copy it works with")
 
 

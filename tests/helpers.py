@@ -15,7 +15,8 @@ SETUP = ["--limit", "200", "--test-limit", "60"]  # a part of the digits
 
 CHECKPOINT = Path(os.environ.get("WRNB_RESNET20") or "none").absolute()
 DATA = Path(os.environ.get("FASTAI_HOME", "~/.fastai")).expanduser()/"data"
-CIFAR10, IMAGENETTE = DATA/"cifar10", DATA/"imagenette-sample"
+CIFAR10, CIFAR100, IMAGENETTE = DATA/"cifar10", DATA/"cifar100-sample", DATA/"imagenette-sample"
+MODELS = Path(os.environ.get("WRNB_MODELS") or "none").absolute()
 needs_checkpoint = pytest.mark.skipif(not CHECKPOINT.is_file(), reason="WRNB_RESNET20 names no checkpoint")
 needs_cifar10 = pytest.mark.skipif(not (CIFAR10/"test").is_dir(), reason="CIFAR-10 is not in fastai's data folder")
 needs_imagenette = pytest.mark.skipif(
@@ -115,6 +116,11 @@ def spoil(path, n=200):
         os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
     put(whole[:-n] + b"\xff"*n)  # zeros can be read as a picture
     return lambda: put(whole)
+
+
+def save_again(path):
+    "A whole picture in place of a broken one: a file of another size and another time"
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(path)
 
 
 def cut(path, n=200):

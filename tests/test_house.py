@@ -19,9 +19,10 @@ from tools import house
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = """core randomness tables runs pictures items images image_sets folders learners data networks
     checkpoints models sources pretrained folding inference callbacks together training neighbors search
-    scoring weak c_bar corruptions attacks estimation outcomes measurement validation augmentation terms
-    heads enhancement archives corrupted_sets corrupted_copies evaluation rounds benchmark differences
-    checkup setup loop checks report cli""".split()
+    scoring weak corrections splines exchange c_bar corruptions attacks closeups shelf workbench
+    estimation outcomes measurement monitoring validation augmentation terms heads fine_tuning
+    enhancement archives corrupted_sets corrupted_copies evaluation rounds benchmark differences checkup
+    setup loop checks report cli""".split()
 DOORS = ("setup", "loop", "checks", "report", "cli")  # their names are not in `from wrnb.all import *`
 SETTINGS = ConfigParser(delimiters="=", interpolation=None)
 SETTINGS.read(ROOT/"settings.ini", encoding="utf-8")
@@ -82,6 +83,7 @@ def code(text, path="wrnb/example.py", **more): return house.Code(ROOT/path, tex
 RECORD = "@dataclass\nclass Point:\n    x:float{comment}\n    y:float # its height\n"
 BREAKS = {  # the name of a rule and what is wrong -> (the rule, code that breaks it once, the line it is on)
     "a line of 121 characters": (house.long_lines, f"a = 1\nb = '{'x'*115}'", 2),
+    "a directive of 121 characters": (house.long_lines, f"#| hide\n#| fig-alt: {'x'*109}", 2),
     "a `;` after the `:` of an if": (house.semicolons_after_colons, "a = 1\nif a: b = 2; c = 3", 2),
     "a `;` after the `:` of an else": (house.semicolons_after_colons, "if a:\n    b = 2\nelse: b = 3; c = 3", 3),
     "a `;` after the `:` of a function": (house.semicolons_after_colons, "def f(): a = 1; return a", 1),
@@ -126,6 +128,8 @@ def test_a_visible_example_is_narrower_and_named_by_its_cell():
     place, = house.long_lines(code(text, path, cell=7, visible=True))
     assert place.startswith("nbs/00_core.ipynb[7]:1 ")
     assert not house.long_lines(code(text, path, cell=7))
+    directive = f"#| fig-alt: {'x'*90}"
+    assert not house.long_lines(code(directive, path, cell=7, visible=True))
 
 
 def test_foreign_phrases_are_found(tmp_path):

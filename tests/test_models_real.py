@@ -1,8 +1,11 @@
-"The published CIFAR-10 ResNet-20 makes exactly its published errors, and every damaged copy of its file is refused"
+"""Published ResNets make exactly their published errors, and every damaged copy of a file is refused.
+
+WRNB_RESNET20 names the checkpoint of CIFAR-10's ResNet-20, and WRNB_MODELS a folder with those of `PUBLISHED`.
+"""
 import pytest
 import torch
 
-from helpers import CHECKPOINT, CIFAR10, needs_checkpoint, needs_cifar10
+from helpers import CHECKPOINT, CIFAR10, CIFAR100, MODELS, needs_checkpoint, needs_cifar10
 from wrnb.core import WrnbError
 from wrnb.folders import folder_set
 from wrnb.inference import check_outputs, logits_of
@@ -21,6 +24,28 @@ def test_published_error():
     check_outputs(model, len(test.classes), test.pixels(range(8)))
     assert len(test) == 10_000
     assert (logits_of(model, test).argmax(1) != labels).sum().item() == 827
+
+
+OLD_CIFAR10 = dict(mean=[.4914, .4822, .4465], std=[.2023, .1994, .2010])  # a deviation that many programs share
+PUBLISHED = [  # file, architecture, statistics, the publisher's accuracy in %, wrong answers on 10,000 images
+    ("cifar100-resnet20.pth", "resnet20", dict(mean="cifar100"), 68.83, 3117),
+    ("cifar100-resnet56.pth", "resnet56", dict(mean="cifar100"), 72.61, 2738),
+    ("cifar10-resnet20-b.pth", "resnet20", OLD_CIFAR10, 92.60, 740),
+    ("cifar10-resnet20-pgd.pth", "resnet20", dict(mean="imagenet"), 84.18, 1582)]
+FILES = [row[0] for row in PUBLISHED]
+
+
+@pytest.mark.parametrize("file, network, stats, accuracy, n_wrong", PUBLISHED, ids=FILES)
+def test_published_accuracies(file, network, stats, accuracy, n_wrong):
+    "The same number of wrong answers as always, and the publisher's accuracy"
+    data = CIFAR100 if "cifar100" in file else CIFAR10
+    if not (MODELS/file).is_file(): pytest.skip(f"WRNB_MODELS names no folder with {file}")
+    if not (data/"test").is_dir(): pytest.skip(f"{data.name} is not in fastai's data folder")
+    test = folder_set(data, "test")
+    assert len(test) == 10_000
+    model = load_model(f"{network}@{MODELS/file}", len(test.classes), **stats)
+    wrong = (logits_of(model, test).argmax(1) != torch.tensor(test.labels)).sum().item()
+    assert wrong == n_wrong and abs(100 - wrong/100 - accuracy) < .02
 
 
 @needs_checkpoint

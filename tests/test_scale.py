@@ -12,7 +12,7 @@ import torch
 from fastai.callback.core import Callback
 from PIL import Image
 
-from helpers import ENV, same_bytes, spoil
+from helpers import ENV, same_bytes, save_again, spoil
 from wrnb.cli import main
 from wrnb.core import WrnbError, this_process
 from wrnb.runs import Run
@@ -302,6 +302,30 @@ def test_a_bad_image_ends_the_process_that_met_it(members, tmp_path):
     members.start(1, score_files, data, tmp_path)
     members.end()
     assert len(pd.read_parquet(tmp_path/"run/scores.parquet")) == 260
+
+
+def test_a_replaced_image_stops_all_with_a_line(members, tmp_path):
+    "The picture is replaced by another: the process that is started again has other data, and nobody waits for it"
+    data = tmp_path/"data"
+    write_pictures(data, 130, "train")
+    write_pictures(data, 1, "test")
+    save_weights(load_model("digits_net", 2), tmp_path/"two.safetensors")
+    bad = data/"train/dog/010.png"
+    spoil(bad, 300)
+    members.start_all(score_files, data, tmp_path)
+    members.end(1, code=2)
+    save_again(bad)
+    members.start(1, score_files, data, tmp_path)
+    members.end(1, code=2)
+    last = members.printed(1).splitlines()[-1]
+    assert "other data (score data=" in last and "a file that was replaced counts, too" in last
+    members.end(0, code=2)
+    last = members.printed(0).splitlines()[-1]
+    assert last.startswith("wrnb: process 1 was started with other data than this run: start all processes again")
+    done = {p: p.stat().st_mtime_ns for p in (tmp_path/"run").rglob("*.parquet")}
+    members.start_all(score_files, data, tmp_path)  # refused at once, both, and what was done stays
+    members.end(code=2)
+    assert done and {p: p.stat().st_mtime_ns for p in (tmp_path/"run").rglob("*.parquet")} == done
 
 
 def score_files(data, out):

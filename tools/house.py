@@ -115,16 +115,16 @@ def is_data(line):
 
 
 def written_lines(code):
-    "(number, line) of the code that somebody wrote: no `__all__`, which nbdev makes, and no directive"
+    "(number, line) of what somebody wrote: all but `__all__`, which nbdev makes"
     made = re.search(r"^__all__ = \[.*?\]$", code.text, re.M | re.S) if code.path.parent.name == "wrnb" else None
     first, last = (code.text[:k].count("\n") + 1 for k in made.span()) if made else (0, -1)
-    lines = [(n, line) for n, line in enumerate(code.lines, 1) if not first <= n <= last]
-    return [(n, line) for n, line in lines if not line.startswith("#|")]
+    return [(n, line) for n, line in enumerate(code.lines, 1) if not first <= n <= last]
 
 
 def long_lines(code):
-    "Lines over 120 characters, or over 88 in an example that the site shows"
-    limits = [(n, line, VISIBLE if code.visible else WIDTH) for n, line in written_lines(code)]
+    "Lines over 120 characters, or over 88 in an example that the site shows; directives are never shown"
+    limits = [(n, line, VISIBLE if code.visible and not line.startswith("#|") else WIDTH)
+              for n, line in written_lines(code)]
     return [f"{code.at(n)} has {len(line)} characters, over {limit}"
             for n, line, limit in limits if len(line) > limit and not is_data(line)]
 

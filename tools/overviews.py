@@ -11,18 +11,21 @@ from tools.pages import defined_names, page_name
 
 SECTIONS = dict(  # folder: title, line, pages in the order of reading (others follow by name)
     tutorials=("Tutorials", "What to do with it, step by step",
-               "own_learner torchvision_folder reading_report reproduce scale"),
+               "own_learner torchvision_folder morning reading_report reproduce scale"),
     results=("Results", "What it does on real data, how sure that is, and how to do it again",
              "cifar10 cifar100 imagenet weak_vs_random guided_vs_unguided weak_samples "
              "corruptions attacks scoring"),
     reference=("Reference", "Every room of the package and what it gives", ""))
 GROUPS = {  # group of rooms: its rooms, from left to right
     "Foundations": "core randomness tables runs",
-    "Images and classifiers": "pictures items images image_sets folders learners data networks "
-                              "checkpoints models sources pretrained folding inference callbacks together training",
-    "Weak samples": "neighbors search scoring weak",
-    "Perturbations": "c_bar corruptions attacks",
-    "Weaknesses": "estimation outcomes measurement validation augmentation terms heads enhancement",
+    "Images and classifiers":
+        "pictures items images image_sets folders learners data networks checkpoints models "
+        "sources pretrained folding inference callbacks together training",
+    "Weak samples": "neighbors search scoring weak corrections",
+    "Perturbations": "splines exchange c_bar corruptions attacks closeups shelf workbench",
+    "Weaknesses":
+        "estimation outcomes measurement monitoring validation augmentation terms heads fine_tuning "
+        "enhancement",
     "Evaluation": "archives corrupted_sets corrupted_copies evaluation rounds benchmark differences checkup",
     "Doors": "setup loop checks report cli all"}
 ENTRIES_SHOWN = 6  # entries of a table that stand for it where its line of code says nothing

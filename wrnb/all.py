@@ -22,13 +22,20 @@ from .neighbors import *
 from .search import *
 from .scoring import *
 from .weak import *
+from .corrections import *
+from .exchange import *
 from .c_bar import *
 from .corruptions import *
 from .attacks import *
+from .closeups import *
+from .shelf import *
+from .workbench import *
 from .estimation import *
 from .outcomes import *
 from .measurement import *
+from .monitoring import *
 from .validation import *
+from .fine_tuning import *
 from .enhancement import *
 from .corrupted_sets import *
 from .corrupted_copies import *
@@ -41,9 +48,11 @@ from .checkup import *
 _rooms = (
     wrnb.core, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.data, wrnb.networks,
     wrnb.checkpoints, wrnb.models, wrnb.pretrained, wrnb.inference, wrnb.training,
-    wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.c_bar, wrnb.corruptions, wrnb.attacks,
-    wrnb.estimation, wrnb.outcomes, wrnb.measurement, wrnb.validation, wrnb.enhancement,
-    wrnb.corrupted_sets,
-    wrnb.corrupted_copies, wrnb.evaluation, wrnb.rounds, wrnb.benchmark, wrnb.differences, wrnb.checkup,
+    wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.corrections,
+    wrnb.exchange, wrnb.c_bar, wrnb.corruptions, wrnb.attacks, wrnb.closeups,
+    wrnb.shelf, wrnb.workbench, wrnb.estimation, wrnb.outcomes, wrnb.measurement, wrnb.monitoring,
+    wrnb.validation, wrnb.fine_tuning, wrnb.enhancement, wrnb.corrupted_sets,
+    wrnb.corrupted_copies, wrnb.evaluation, wrnb.rounds, wrnb.benchmark,
+    wrnb.differences, wrnb.checkup,
 )
 __all__ = [name for room in _rooms for name in room.__all__]

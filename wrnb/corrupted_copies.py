@@ -23,6 +23,7 @@ from .runs import Run
 from .images import as_images, classes_of
 from .image_sets import batches
 from .data import data_hash
+from .c_bar import MAKERS, bar_names
 from .corruptions import Corruption, EXTRA, corrupt, pick_preset
 from .archives import is_name, save_picture
 from .corrupted_sets import CorruptedSet, FIFTEEN, corrupted_set
@@ -110,20 +111,21 @@ def _save_pictures(job):
 def save_corrupted(
     ds:Dataset, # images
     out:Path, # the folder, created if missing
-    names:list=None, # corruptions; None takes the 15 and the 4 extra ones
+    names:list=None, # corruptions; None takes the 15 and the 4 extra ones, or C-bar's ten
     preset:str="auto", # one of `PRESETS`: constants and layout; auto chooses by image size
     seed:int=0, # of the corruptions
     batch_size:int=256, # images per batch; changes nothing in the files
     workers:int=0, # processes that decode images
     device:str="auto", # "auto", "cpu", "cuda", ...
+    bar:bool=False, # the ten corruptions of C-bar instead, those that belong to the preset
 )->CorruptedSet:
     "Write a corrupted copy of some images in the layout of the preset's benchmark; resumable"
     if this_process().world > 1:
         raise WrnbError("a corrupted set is written by one process: start without accelerate launch")
-    ds, names = as_images(ds), [names] if isinstance(names, str) else names
-    names = list(dict.fromkeys(names or [*FIFTEEN, *EXTRA.values()]))
+    ds = as_images(ds)
     size, labels = list(ds[0][0].shape[1:]), _labels_of(ds)
     preset = pick_preset(min(size)) if preset == "auto" else preset
+    names = _names_of(names, bar, preset)
     seed, batch_size = check_whole("seed", seed, 0), check_whole("batch_size", batch_size, 1)
     job = _Job(
         ds, Run(out), names, preset, seed, lists=list(chunked(range(len(ds)), batch_size)),
@@ -136,6 +138,15 @@ def save_corrupted(
         (_save_arrays if preset == "cifar-c" else _save_pictures)(job)
         job.run.finish("corrupt")
     return corrupted_set(job.run.path)
+
+def _names_of(names, bar, preset):
+    "The corruptions that are wanted, each once; raises `WrnbError` if C-bar would be next to others"
+    if bar and names: raise WrnbError("bar= gives the names: leave out names=, or bar=")
+    names = [names] if isinstance(names, str) else names
+    names = list(dict.fromkeys(names or (bar_names(preset) if bar else [*FIFTEEN, *EXTRA.values()])))
+    if 0 < sum(name in MAKERS for name in names) < len(names):
+        raise WrnbError("names= has C-bar next to the common corruptions: write them to folders of their own")
+    return names
 
 def _labels_of(ds): return np.asarray(ds.labels if hasattr(ds, "labels") else [int(y) for _, y in ds])
 

@@ -20,38 +20,28 @@ from .runs import Run
 from .images import classes_of
 from .image_sets import ImageSet, limited as part_of
 from .data import data_hash
-from .corruptions import CORRUPTIONS, EXTRA, FAMILY, PRESETS, pick_preset
+from .c_bar import MAKERS, bar_names
+from .corruptions import CORRUPTIONS, EXTRA, FAMILY, PRESETS, family_of, pick_preset
 from .archives import broken, read_arrays, read_folders
 
 # %% ../nbs/31_corrupted_sets.ipynb #c74d38ba
 C_BAR = {  # kind: its ten corruptions (Mintun et al. 2021)
-    "CIFAR-C-bar": [
-        "blue_noise_sample", "brownish_noise", "checkerboard_cutout", "circular_motion_blur",
-        "inverse_sparkles", "lines", "pinch_and_twirl", "ripple", "sparkles",
-        "transverse_chromatic_abberation"],
-    "ImageNet-C-bar": [
-        "blue_noise_sample", "brownish_noise", "caustic_refraction", "checkerboard_cutout",
-        "cocentric_sine_waves", "inverse_sparkles", "perlin_noise", "plasma_noise",
-        "single_frequency_greyscale", "sparkles"]}
+    "CIFAR-C-bar": bar_names("cifar-c"),
+    "ImageNet-C-bar": bar_names("imagenet-c")}
 
 # %% ../nbs/31_corrupted_sets.ipynb #8207488b
 FIFTEEN = sum(CORRUPTIONS.values(), [])
-_BAR_NAMES = sorted(set(sum(C_BAR.values(), [])))
 _KINDS = dict(zip(PRESETS, ("CIFAR-C", "Tiny-ImageNet-C", "ImageNet-C")))
-
-def family_of(
-    name:str, # of a corruption
-)->str:
-    "The family of a corruption; all of C-bar are one"
-    return FAMILY.get(name, "c-bar")
+_BAR_KINDS = dict(zip(PRESETS, ("CIFAR-C-bar", "C-bar of another size", "ImageNet-C-bar")))
 
 def kind_of(
     preset:str, # one of `PRESETS`
     n_classes:int, # of the images
+    bar:bool=False, # under C-bar?
 )->str:
     "What images under a preset may be compared with; ImageNet-C's figures are for its thousand classes"
-    part = preset == "imagenet-c" and n_classes != 1000
-    return f"{_KINDS[preset]} on {n_classes} classes" if part else _KINDS[preset]
+    kind = (_BAR_KINDS if bar else _KINDS)[preset]
+    return f"{kind} on {n_classes} classes" if preset == "imagenet-c" and n_classes != 1000 else kind
 
 # %% ../nbs/31_corrupted_sets.ipynb #cfd95187
 @dataclass
@@ -164,7 +154,7 @@ def _set_options(path):
 def _corruption_folders(path):
     "Folder by corruption; they may be one family deeper, as the official archives unpack"
     dirs = [d for family in ("", *CORRUPTIONS, "extra") for d in sorted((path/family).glob("*/"))]
-    return {d.name: d for d in dirs if d.name in FAMILY or d.name in _BAR_NAMES}
+    return {d.name: d for d in dirs if d.name in FAMILY or d.name in MAKERS}
 
 def check_families(
     families:tuple, # asked for; None takes all
@@ -178,7 +168,7 @@ def check_families(
 
 def _needed(path, arrays, options, found, families):
     "The corruptions that must be there, in the benchmark's order, and the extra ones that are"
-    common, bars = [n for n in found if n in FAMILY], [n for n in found if n in _BAR_NAMES]
+    common, bars = [n for n in found if n in FAMILY], [n for n in found if n in MAKERS]
     if not common and not bars:
         raise WrnbError(f"{path} holds no corrupted set: give a folder with labels.npy and "
                         "corruption.npy, or with corruption/severity/class/")
@@ -245,9 +235,10 @@ def _read(path, names, arrays, classes, own):
     "The content of a set"
     if arrays: return read_arrays(path, names, classes, own)
     dirs = _corruption_folders(path)
-    return read_folders({name: dirs[name] for name in names}, classes, own, magnitudes=names[0] in _BAR_NAMES)
+    return read_folders({name: dirs[name] for name in names}, classes, own, magnitudes=names[0] in MAKERS)
 
 def _find_kind(test, preset):
     "What a set may be compared with; the size of its images decides if its preset is not known"
-    if test.names[0] in _BAR_NAMES: return "ImageNet-C-bar" if test.in_folders else "CIFAR-C-bar"
-    return kind_of(preset or pick_preset(min(_size(test))), len(test.classes))
+    bar = test.names[0] in MAKERS
+    if bar and not preset: return "ImageNet-C-bar" if test.in_folders else "CIFAR-C-bar"
+    return kind_of(preset or pick_preset(min(_size(test))), len(test.classes), bar)

@@ -24,6 +24,7 @@ import torchvision.io
 
 from .core import WrnbError, check_pixels, plain_number
 from .randomness import fold_in, image_keys, normal, uniform
+from .c_bar import MAKERS, bar_names, magnitudes_of
 
 # %% ../nbs/21_corruptions.ipynb #fcb3f642
 CORRUPTIONS = {  # family: its corruptions
@@ -139,6 +140,13 @@ CONSTANTS = {  # corruption: preset: the constants of severities 1 to 5
         "tiny-imagenet-c": [(.3, 0), (.1, 0), (2, 0), (5, .1), (30, .2)],
         "imagenet-c": [(.3, 0), (.1, 0), (2, 0), (5, .1), (20, .2)]}}
 
+# %% ../nbs/21_corruptions.ipynb #e945379a
+def family_of(
+    name:str, # of a corruption
+)->str:
+    "The family of a corruption; all of C-bar are one"
+    return FAMILY.get(name, "c-bar")
+
 # %% ../nbs/21_corruptions.ipynb #5a7836fd
 def pick_preset(
     size:int, # the image's shorter side, in pixels
@@ -147,7 +155,7 @@ def pick_preset(
     return PRESETS[(size > (32*64)**.5) + (size > (64*224)**.5)]
 
 # %% ../nbs/21_corruptions.ipynb #4f12691a
-_MAKERS = {}
+_MAKERS = dict(MAKERS)  # name -> function of (images, constants, keys); C-bar's come from their room
 
 def _corruption(f):
     "Enter a corruption in the table under its function's name, without the underscore"
@@ -600,8 +608,8 @@ def _several(name, values):
 
 def _check_kind(name, severity, preset):
     "The severity as an int; raises `WrnbError` unless there is such a corruption"
-    if name not in list(CONSTANTS):
-        raise WrnbError(f"no corruption is called {name}: choose from {', '.join(CONSTANTS)}")
+    known = [*CONSTANTS, *MAKERS]
+    if name not in known: raise WrnbError(f"no corruption is called {name}: choose from {', '.join(known)}")
     number = plain_number(severity)
     if isinstance(number, bool) or number not in range(6):
         raise WrnbError(f"severity={severity} is out of range: give 1 to 5, or 0 for no change")
@@ -622,7 +630,7 @@ def _preset_for(x, preset):
 
 # %% ../nbs/21_corruptions.ipynb #0104c47e
 _STILL = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpeg_compression",
-          "gaussian_blur", "saturate"}  # nothing random
+          "gaussian_blur", "saturate", "circular_motion_blur"}  # nothing random
 _ON_BYTES = {"pixelate", "jpeg_compression"}  # take grey levels and write to `out`
 
 def _room_for(x, colours_last):
@@ -640,9 +648,15 @@ def _corrupt_piece(x, name, severity, c, seed, out):
     keys = None if name in _STILL else fold_in(image_keys(x, seed), name, severity)
     _truncate(_MAKERS[name](x, c, keys), out)
 
+def _constants(name, preset):
+    "The constants of severities 1 to 5"
+    if name in MAKERS: return magnitudes_of(name, preset)
+    if name == "frost": return [(*c, _FROST_SCALE[preset]) for c in CONSTANTS[name][preset]]
+    return CONSTANTS[name][preset]
+
 def corrupt(
     x:torch.Tensor, # images, [N, 3, height, width], float in [0,1], 16 px or more; rounded to 8 bits
-    name:str, # one of the 15 of `CORRUPTIONS` or the 4 of `EXTRA`
+    name:str, # one of the 15 of `CORRUPTIONS`, the 4 of `EXTRA`, or the 15 of C-bar
     severity:int, # 1 to 5; 0 is the image itself
     preset:str="auto", # one of `PRESETS`; auto chooses by image size (`pick_preset`)
     seed:int=0, # another seed gives other draws
@@ -651,8 +665,7 @@ def corrupt(
     severity = _check_kind(name, severity, preset)
     preset = _preset_for(_check_form(x), preset)
     if severity == 0 or not len(x): return check_pixels(x)
-    constants = CONSTANTS[name][preset][severity-1]
-    if name == "frost": constants = (*constants, _FROST_SCALE[preset])
+    constants = _constants(name, preset)[severity-1]
     pixels = 2**18 if x.device.type == "cpu" else 2**23  # at once
     images = max(1, pixels//x[0, 0].numel())
     out = _room_for(x, colours_last=name == "jpeg_compression")
@@ -698,7 +711,7 @@ def plot_corruptions(
 @dataclass(frozen=True)
 class Corruption:
     "A corruption of one severity, called as `c(model, x, y, seed=0)`; it looks at `x` alone"
-    name:str # one of the 15 of `CORRUPTIONS` or the 4 of `EXTRA`
+    name:str # one of the 15 of `CORRUPTIONS`, the 4 of `EXTRA`, or the 15 of C-bar
     severity:int # 1 to 5; 0 is the image itself
     preset:str="auto" # one of `PRESETS`; auto chooses by image size
 
@@ -707,21 +720,33 @@ class Corruption:
     def __call__(self, model, x, y, seed=0):
         return corrupt(x, self.name, self.severity, self.preset, seed)
     @property
-    def family(self)->str: return FAMILY[self.name]
+    def family(self)->str: return family_of(self.name)
 
 # %% ../nbs/21_corruptions.ipynb #126e02fa
+def _check_families(families, extra):
+    "Raise `WrnbError` unless all of these are families, and have extra corruptions if those are wanted"
+    known = [*CORRUPTIONS, "c-bar"]
+    for f in families:
+        if f not in known:
+            raise WrnbError(f"no family of corruptions is called {f}: choose from {', '.join(known)}")
+    if extra and "c-bar" in families: raise WrnbError("C-bar has no extra corruptions: leave out extra=")
+
+def _names_in(family, extra, preset):
+    "The corruptions of a family"
+    if family == "c-bar": return bar_names(preset)
+    return [EXTRA[family]] if extra else CORRUPTIONS[family]
+
 def corruptions(
-    families:list=None, # of noise, blur, weather, digital, or one of them; None takes all
+    families:list=None, # of noise, blur, weather, digital, c-bar, or one of them; None takes the first four
     severities:tuple=(1, 2, 3, 4, 5), # 1 to 5, or one of them
     extra:bool=False, # the four extra corruptions instead of the 15?
     preset:str="auto", # one of `PRESETS`; auto chooses by image size
+    bar:bool=False, # C-bar instead: ImageNet-C-bar's ten if `preset` is "imagenet-c", else CIFAR-10-C-bar's
 )->list: # of `Corruption`
-    "The benchmark's 15 corruptions, or the 4 extra ones, at each severity"
-    families = list(CORRUPTIONS) if families is None else _several("families", families)
+    "The benchmark's 15 corruptions, the 4 extra ones, or the 10 of C-bar (Mintun et al. 2021), at each severity"
+    if bar and families is not None: raise WrnbError("bar= is a family of its own: leave out families=, or bar=")
+    families = ["c-bar"] if bar else list(CORRUPTIONS) if families is None else _several("families", families)
     severities = _several("severities", severities)
-    for f in families:
-        if f not in list(CORRUPTIONS):
-            known = ", ".join(CORRUPTIONS)
-            raise WrnbError(f"no family of corruptions is called {f}: choose from {known}")
-    names = [EXTRA[f] for f in families] if extra else [n for f in families for n in CORRUPTIONS[f]]
+    _check_families(families, extra)
+    names = [n for f in families for n in _names_in(f, extra, preset)]
     return [Corruption(n, s, preset) for n in names for s in severities]

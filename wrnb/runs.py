@@ -8,6 +8,7 @@ __all__ = ['provenance', 'Run']
 # %% ../nbs/02_runs.ipynb #c3737ac6
 import json, platform, shutil, subprocess
 from datetime import datetime, timezone
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from fastcore.basics import patch
 import torch
 
 from .core import WrnbError, as_path, first_process, plain_number, this_process, wait_for
-from .tables import read_json, write_atomic
+from .tables import check_refusal, read_json, refusal, write_atomic
 
 # %% ../nbs/02_runs.ipynb #c50a68e3
 def _commit():
@@ -149,6 +150,13 @@ def _read_back(options):
     return json.loads(json.dumps(options, default=_as_json))
 
 # %% ../nbs/02_runs.ipynb #ed94ddb1
+def _leave_refusal(run, stage):
+    "Tell the other processes, if there are any, that this one was refused"
+    place = this_process()
+    if place.world == 1 or run.done(stage): return
+    run.parts(stage).mkdir(parents=True, exist_ok=True)
+    refusal(run.parts(stage), place.rank).touch()
+
 def _check_same_options(run, stage, options):
     "Raise `WrnbError` if a stage was entered with other options"
     before = run.options(stage)
@@ -156,10 +164,21 @@ def _check_same_options(run, stage, options):
         old, new = before.get(name), options.get(name)
         if old == new: continue
         difference = f"{stage} {name}={old}, not {new}"
-        if name == "data": difference = f"other data ({difference})"
+        if name == "data":
+            _leave_refusal(run, stage)
+            difference = f"other data ({difference}; a file that was replaced counts, too)"
         raise WrnbError(f"{run.path} was made with {difference}: give the same or choose another out=")
 
 # %% ../nbs/02_runs.ipynb #8ae0b9f0
+def _remove_marks(run, stage):
+    "Remove what earlier processes have left: the first process that of all, another one its own refusal"
+    place = this_process()
+    if place.world == 1: return
+    refusal(run.parts(stage), place.rank).unlink(missing_ok=True)
+    for rank in range(1, place.world) if place.rank == 0 else ():
+        _mark(run, stage, rank).unlink(missing_ok=True)
+        refusal(run.parts(stage), rank).unlink(missing_ok=True)
+
 @patch
 def claim(self:Run,
     stage:str, # "score", "weak", ...
@@ -174,13 +193,22 @@ def claim(self:Run,
         self.write_config(config)
         return True
     _check_same_options(self, stage, options)
-    if first_process():  # marks of earlier processes
-        for rank in range(1, this_process().world): _mark(self, stage, rank).unlink(missing_ok=True)
+    _remove_marks(self, stage)
     if not self.done(stage): return True
     shutil.rmtree(self.parts(stage), ignore_errors=True)  # a kill may have kept `finish` from it
     return False
 
 # %% ../nbs/02_runs.ipynb #ac0fbbbb
+def _has_mark(run, stage, rank):
+    "Has a process ended this stage? Raise `WrnbError` if it will not"
+    return _mark(run, stage, rank).is_file() or check_refusal(run.parts(stage), rank)
+
+def _is_done(run, stage, rank):
+    "Has process 0 noted the stage as done? If not, tell it that this process has ended it"
+    if run.done(stage): return True
+    check_refusal(run.parts(stage), 0)
+    _leave_mark(run, stage, rank)
+
 @patch
 def finish(self:Run,
     stage:str, # the stage whose result is now in the folder
@@ -188,10 +216,11 @@ def finish(self:Run,
     "Note that a stage is done and remove its parts, once each of several processes has come here"
     place = this_process()
     if place.rank:
-        wait_for(lambda: self.done(stage) or _leave_mark(self, stage, place.rank), f"process 0 to end {stage}")
+        wait_for(partial(_is_done, self, stage, place.rank), f"process 0 to end {stage}")
     else:
         for rank in range(1, place.world):
-            wait_for(_mark(self, stage, rank).is_file, f"process {rank} to end {stage}")
+            has_ended = partial(_has_mark, self, stage, rank)
+            wait_for(has_ended, f"process {rank} to end {stage}")
         config = self.config
         config["stages"][stage]["finished"] = _now()
         self.write_config(config)

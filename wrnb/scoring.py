@@ -7,6 +7,7 @@ __all__ = ['certified_radius', 'Scores', 'score_robustness']
 
 # %% ../nbs/18_scoring.ipynb #a922eb92
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -54,6 +55,8 @@ class Scores:
     ds:Dataset=field(repr=False) # the images
     options:dict=field(default_factory=dict) # eps, n_neighbors, noise, seed, ...
     search:pd.DataFrame=None # with `top_k`, the columns of search.csv, one row per round
+    model:object=None # the classifier that was asked
+    folder:Path=None # the run folder, if there is one
 
     def __len__(self): return len(self.table)
     def __repr__(self):
@@ -98,10 +101,10 @@ def _claim(run, options, model, ds, device):
     identity = dict(n=len(ds), data=data_hash(ds), model=weights_hash(as_model(model)))
     return run.claim("score", options | identity, device)
 
-def _saved(run, ds, options):
+def _saved(run, ds, options, model):
     "The scores in a run folder"
     search = read_table(run/"search.csv") if "top_k" in options else None
-    return Scores(read_table(run/"scores.parquet"), ds, options, search)
+    return Scores(read_table(run/"scores.parquet"), ds, options, search, model, folder=run.path)
 
 def _save(run, scores):
     "Write the tables, end the stage, and read it back"
@@ -109,7 +112,7 @@ def _save(run, scores):
         if scores.search is not None: write_table(scores.search, run/"search.csv")
         write_table(scores.table, run/"scores.parquet")
     run.finish("score")
-    return _saved(run, scores.ds, scores.options)
+    return _saved(run, scores.ds, scores.options, scores.model)
 
 # %% ../nbs/18_scoring.ipynb #0fac7592
 def score_robustness(
@@ -145,9 +148,9 @@ def score_robustness(
         scorer = _Scorer(forward, ds, options["eps"], noise, options["seed"],
                          folder=run and run.parts("score"), batch_size=check_whole("batch_size", batch_size, 1),
                          workers=check_whole("workers", workers, 0), device=device)
-        if run and not _claim(run, options, model, ds, device): return _saved(run, ds, options)
+        if run and not _claim(run, options, model, ds, device): return _saved(run, ds, options, model)
         if search: tally, rounds = _find_weakest(scorer, search)
         else: tally, rounds = scorer._all_images(options["n_neighbors"], _BLOCK), None
     table = _score_table(ds, tally, options["eps"], options.get("certify"))
-    scores = Scores(table, ds, options, rounds)
+    scores = Scores(table, ds, options, rounds, model)
     return _save(run, scores) if run else scores

@@ -158,13 +158,35 @@ def own_parts(
     own = names[place.rank::place.world]
     return [n for n in own if not (folder and (as_path(folder)/f"{n}.parquet").is_file())]
 
+# %% ../nbs/01b_tables.ipynb #405605df
+def refusal(
+    folder:Path, # of the parts
+    rank:int, # of a process
+)->Path:
+    "The file that says that a process was refused, since it has other data than the run"
+    return as_path(folder)/f".refused-{rank}"
+
+def check_refusal(
+    folder:Path, # of the parts
+    rank:int, # of a process that is waited for
+):
+    "Raise `WrnbError` if the process was refused"
+    if refusal(folder, rank).is_file():
+        raise WrnbError(f"process {rank} was started with other data than this run: start all processes again, "
+                        "with the data as they were or with another out=")
+
 # %% ../nbs/01b_tables.ipynb #10d7c2c5
+def _is_written(path, rank):
+    "Is there a part of this process? Raise `WrnbError` if it will not come"
+    return path.is_file() or check_refusal(path.parent, rank)
+
 def _wait_for_others(paths, label):
     "Wait until the other processes have written their parts"
     world = this_process().world
     if world == 1: return
     for k, path in enumerate(progress(paths, f"{label}, the other processes")):
-        wait_for(path.is_file, f"part {path.stem} of process {k % world}")
+        is_there = partial(_is_written, path, k % world)
+        wait_for(is_there, f"part {path.stem} of process {k % world}")
 
 # %% ../nbs/01b_tables.ipynb #6b306e75
 def _join_parts(paths):

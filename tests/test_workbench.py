@@ -1,0 +1,252 @@
+"""The workbench in a real JupyterLab: click and type through the widgets, and read corrections.csv.
+
+Skipped without ipywidgets, JupyterLab or a browser. WRNB_SCREENSHOTS=FOLDER keeps pictures of it at two widths.
+"""
+import json, os, shutil, socket, subprocess, sys, time
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pandas as pd
+import pytest
+import torch
+
+from wrnb.corrections import Corrections, apply_corrections
+from wrnb.data import data_hash
+from wrnb.folders import load_data
+from wrnb.pretrained import load_model
+from wrnb.scoring import score_robustness
+from wrnb.shelf import KEYS
+import wrnb.workbench  # gives `Scores` its methods
+
+from helpers import ROOT
+from test_browser import BROWSER, FLAGS
+
+needs_widgets = pytest.mark.skipif(not find_spec("ipywidgets"), reason='no ipywidgets: pip install "wrnb[widgets]"')
+needs_lab = pytest.mark.skipif(
+    not (find_spec("jupyterlab") and BROWSER and shutil.which("chromedriver")), reason="no JupyterLab or no browser")
+SHOTS = os.environ.get("WRNB_SCREENSHOTS")
+WIDTHS = (1280, 480)
+
+
+@pytest.fixture(scope="module")
+def scores(digits_model):
+    digits, _ = load_data("digits", limit=200)
+    return score_robustness(load_model(digits_model, 10), digits, eps=.3, n_neighbors=10)
+
+
+# --- the widgets, without a browser -----------------------------------------------------------------
+
+@needs_widgets
+def test_each_button_does_what_its_key_does(scores, tmp_path):
+    shown = [*scores.clean(tmp_path/"shown").moves.children, *scores.clean(tmp_path/"shown").decisions.children]
+    assert {f"{what} ({key})" for key, what in KEYS.items()} <= {w.description for w in shown}
+    for key in KEYS:
+        by_button, by_key = scores.clean(tmp_path/f"button-{key}"), scores.clean(tmp_path/f"key-{key}")
+        for bench in (by_button, by_key):
+            bench.press("n")
+            bench.press("k")
+        by_button.buttons[key].click()
+        by_key.keys.value = key
+        logs = [b.shelf.corrections.log.drop(columns="when") for b in (by_button, by_key)]
+        pd.testing.assert_frame_equal(*logs)
+        assert by_button.shelf.at == by_key.shelf.at
+
+
+@needs_widgets
+def test_an_image_is_relabelled_as_the_menu_says(scores, tmp_path):
+    bench = scores.clean(tmp_path, show="weak")
+    index, own = bench.shelf.selected, bench.shelf.classes[scores.table.label[bench.shelf.selected]]
+    assert bench.right_label.value == bench.shelf.proposal != own
+    bench.right_label.value = next(c for c in bench.shelf.classes if c not in (own, bench.shelf.proposal))
+    label = bench.right_label.value
+    bench.buttons["r"].click()
+    row, = bench.shelf.corrections.log.to_dict("records")
+    assert (row["index"], row["action"], row["label"]) == (index, "relabel", label)
+
+
+@needs_widgets
+def test_what_cannot_be_done_is_said_in_the_status_line(scores, tmp_path):
+    bench = scores.clean(tmp_path, show="weak")
+    bench.right_label.value = bench.shelf.classes[scores.table.label[bench.shelf.selected]]
+    bench.buttons["r"].click()
+    assert "take action=keep" in bench.status.value
+    assert len(bench.shelf.corrections) == 0
+
+
+@needs_widgets
+def test_menus_choose_what_is_shown(scores):
+    bench = scores.browse()
+    bench.show.value, bench.label.value = "all", "8"
+    assert set(scores.table.label[bench.shelf.idxs]) == {8}
+    bench.label.value, bench.pred.value = "any", "3"
+    assert set(scores.table.pred[bench.shelf.idxs]) == {3}
+    bench.severity.value = 5
+    assert "Corruptions of severity 5" in bench.details.value
+    assert not bench.decisions.children, "there is nothing to decide without a run folder"
+
+
+def test_the_next_scoring_uses_what_was_decided(scores, digits_model, tmp_path):
+    kept = Corrections(tmp_path/"first", scores.ds)
+    i, j = scores.weakest(2).tolist()
+    kept.decide(i, "relabel", scores.ds.classes[(scores.table.label[i] + 1) % 10])
+    kept.decide(j, "drop")
+    better = apply_corrections(scores.ds, tmp_path/"first")
+    again = score_robustness(load_model(digits_model, 10), better, eps=.3, n_neighbors=10, out=tmp_path/"second")
+    joined = scores.table.set_index("id").join(again.table.set_index("id"), rsuffix="_again")
+    assert joined.label_again.isna().tolist() == [k == j for k in range(200)]
+    others = joined.drop([scores.ds.ids[i], scores.ds.ids[j]])
+    assert (others.score == others.score_again).all()
+    assert joined.score_again.iloc[i] != joined.score.iloc[i]
+    assert not joined.clean_correct_again.iloc[i]
+    assert again.options == scores.options and data_hash(again.ds) != data_hash(scores.ds)
+
+
+# --- in JupyterLab --------------------------------------------------------------------------------
+
+CELLS = ["""
+from wrnb.all import *
+import torch
+torch.set_num_threads(1)
+digits, _ = load_data("digits", limit=200)
+scores = score_robustness(load_model({model!r}, 10), digits, eps=.3, n_neighbors=10)
+""", """
+bench = scores.clean({folder!r}, show="weak", per_page=8)
+bench
+"""]
+
+
+def notebook(path, **values):
+    "A notebook of CELLS"
+    empty = dict(cell_type="code", metadata={}, outputs=[], execution_count=None)
+    cells = [empty | dict(id=f"cell{i}", source=text.format(**values)) for i, text in enumerate(CELLS)]
+    kernel = dict(kernelspec=dict(name="python3", display_name="Python 3", language="python"))
+    path.write_text(json.dumps(dict(cells=cells, metadata=kernel, nbformat=4, nbformat_minor=5)))
+
+
+def free_port():
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def answers(url):
+    try: return urlopen(url).status == 200
+    except URLError: return False
+
+
+def lab_folder():
+    "Where the pages of JupyterLab are: beside the package that is imported, which may be of another environment"
+    import jupyterlab
+    prefix = Path(jupyterlab.__file__).parents[4]
+    return prefix/"share"/"jupyter"/"lab"
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    "A JupyterLab of this test alone; its folder and address"
+    folder, port = tmp_path_factory.mktemp("lab"), free_port()
+    quiet = folder/"settings"/"@jupyterlab"/"apputils-extension"/"notification.jupyterlab-settings"
+    quiet.parent.mkdir(parents=True)
+    quiet.write_text(json.dumps(dict(fetchNews="false", checkForUpdates=False)))
+    env = dict(os.environ, PYTHONPATH=str(ROOT), OMP_NUM_THREADS="1", PYTHONWARNINGS="ignore",
+               JUPYTER_CONFIG_DIR=str(folder/"config"),
+               JUPYTER_DATA_DIR=str(folder/"data"), JUPYTERLAB_SETTINGS_DIR=str(folder/"settings"),
+               JUPYTERLAB_WORKSPACES_DIR=str(folder/"workspaces"))
+    options = f"--no-browser --allow-root --port={port} --ServerApp.port_retries=0 --IdentityProvider.token= "
+    options += f"--expose-app-in-browser --notebook-dir={folder} --app-dir={lab_folder()}"
+    command = [sys.executable, "-m", "jupyterlab", *options.split()]
+    with open(folder/"lab.log", "w") as log:
+        server = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=folder)
+    url, end = f"http://127.0.0.1:{port}", time.monotonic() + 60
+    while not answers(f"{url}/api"):
+        assert server.poll() is None and time.monotonic() < end, (folder/"lab.log").read_text()[-2000:]
+        time.sleep(.2)
+    yield folder, url
+    server.terminate()
+    server.wait(30)
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    selenium = pytest.importorskip("selenium.webdriver")
+    options = selenium.ChromeOptions()
+    options.binary_location = BROWSER
+    profile = f"--user-data-dir={tmp_path_factory.mktemp('profile')}"
+    for flag in [*FLAGS, profile, "--window-size=1280,1400"]: options.add_argument(flag)
+    driver = selenium.Chrome(options=options, service=selenium.ChromeService(shutil.which("chromedriver")))
+    yield driver
+    driver.quit()
+
+
+def until(browser, condition, seconds=60):
+    from selenium.webdriver.support.ui import WebDriverWait
+    return WebDriverWait(browser, seconds, poll_frequency=.1).until(condition)
+
+
+def shown(browser, css): return [e for e in browser.find_elements("css selector", css) if e.is_displayed()]
+
+
+def click(browser, words):
+    "Click the button that says this"
+    button = next(b for b in shown(browser, ".jp-OutputArea button") if b.text.startswith(words))
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+    button.click()
+
+
+def screenshot(browser, name):
+    if SHOTS: browser.save_screenshot(str(Path(SHOTS)/f"{name}.png"))
+
+
+IDLE = "return !!document.querySelector('.jp-Notebook-ExecutionIndicator[data-status=idle]')"
+TEXT = "return document.querySelector('.jp-OutputArea .widget-vbox').innerText"
+RUN = "window.jupyterapp.commands.execute('notebook:run-all-cells')"
+
+
+@needs_widgets
+@needs_lab
+def test_clicks_and_keys_in_jupyterlab_end_in_the_file(lab, browser, digits_model):
+    folder, url = lab
+    notebook(folder/"clean.ipynb", model=digits_model, folder=str(folder/"run"))
+    browser.get(f"{url}/lab/tree/clean.ipynb?reset")
+    until(browser, lambda b: len(shown(b, ".jp-Cell .cm-content")) == len(CELLS))
+    until(browser, lambda b: b.execute_script(IDLE))
+    browser.execute_script("window.jupyterapp.commands.execute('application:toggle-left-area')")
+    shown(browser, ".jp-Cell .cm-content")[0].click()  # now it is the notebook that commands are about
+    browser.execute_script(RUN)
+    until(browser, lambda b: len(shown(b, ".wrnb-card")) == 8, 120)
+    kept, cards = Corrections(folder/"run"), shown(browser, ".wrnb-card")
+    until(browser, lambda b: len(shown(b, ".wrnb-details img")) == 1 + 8 + 19)
+    for width in WIDTHS:
+        browser.set_window_size(width, 1500)
+        time.sleep(.5)
+        screenshot(browser, f"workbench-{width}")
+    browser.set_window_size(1280, 1400)
+
+    def alt(card): return card.find_element("css selector", "img").get_attribute("alt")
+    def selected(b): return [alt(card) for card in shown(b, ".wrnb-selected")]
+    def decided(n):
+        until(browser, lambda b: len(kept.log) == n, 20)
+        return kept.log
+
+    wanted = alt(cards[2])  # a click anywhere on a picture selects it
+    cards[2].click()
+    until(browser, lambda b: selected(b) == [wanted])
+    click(browser, "keep")
+    log = decided(1)
+    assert f"image {log.id[0]}," in wanted and log.action[0] == "keep"
+    click(browser, "drop")
+    assert decided(2).action.tolist() == ["keep", "drop"]
+    assert len(until(browser, lambda b: shown(b, ".wrnb-card .mark"))) >= 1
+
+    box = shown(browser, ".jp-OutputArea input[type=text]")[0]  # the keyboard
+    box.send_keys("ard")
+    assert decided(5).action.tolist() == ["keep", "drop", "ambiguous", "relabel", "drop"]
+    box.send_keys("uu")
+    decided(3)
+    box.send_keys("f")
+    until(browser, lambda b: "page 2 of" in b.execute_script(TEXT))
+    screenshot(browser, "workbench-page-2")
+    box.send_keys("uuu")
+    until(browser, lambda b: not kept.path.exists(), 20)
