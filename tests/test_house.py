@@ -21,10 +21,10 @@ ROOMS = """core late randomness tables runs pictures items columns images image_
     data loaders networks checkpoints models hub_models sources pretrained folding inference
     callbacks together training neighbors search scoring weak corrections splines exchange c_bar
     arrays corruptions imagecorruptions transforms attacks closeups shelf workbench estimation
-    measurement monitoring validation augmentation peers terms heads averaging fine_tuning guidance
-    watch strategies enhancement archives corrupted_sets corrupted_copies evaluation benchmark setup
-    loop report gate cli""".split()
-DOORS = ("setup", "loop", "report", "gate", "cli")  # their names are not in `from wrnb.all import *`
+    outcomes measurement monitoring validation augmentation peers terms heads averaging fine_tuning
+    guidance watch strategies enhancement archives corrupted_sets corrupted_copies evaluation rounds
+    benchmark differences checkup setup loop checks report gate cli""".split()
+DOORS = ("setup", "loop", "checks", "report", "gate", "cli")  # their names are not in `from wrnb.all import *`
 SETTINGS = ConfigParser(delimiters="=", interpolation=None)
 SETTINGS.read(ROOT/"settings.ini", encoding="utf-8")
 SETTINGS = SETTINGS["DEFAULT"]

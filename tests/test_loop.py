@@ -132,7 +132,7 @@ def test_the_page_opens_from_disk_and_says_what_it_should(base):
     assert not page.open
     assert page.titles == ["What was run", "Before against after", "Weakest images", "Strengths and weaknesses",
                            "What this does not say"]
-    assert len(page.images) == 6 and len(list((base/"figures").glob("*.png"))) == 6
+    assert len(page.images) == 7 and len(list((base/"figures").glob("*.png"))) == 7
     for image in page.images:
         kind, data = image["src"].split(",", 1)
         assert kind == "data:image/png;base64" and base64.b64decode(data)[:8] == b"\x89PNG\r\n\x1a\n"

@@ -27,10 +27,12 @@ GROUPS = {  # group of rooms: its rooms, from left to right
         "splines exchange c_bar arrays corruptions imagecorruptions transforms attacks "
         "closeups shelf workbench",
     "Weaknesses":
-        "estimation measurement monitoring validation augmentation peers terms heads "
+        "estimation outcomes measurement monitoring validation augmentation peers terms heads "
         "averaging fine_tuning guidance watch strategies enhancement",
-    "Evaluation": "archives corrupted_sets corrupted_copies evaluation benchmark",
-    "Doors": "setup loop report gate cli all"}
+    "Evaluation":
+        "archives corrupted_sets corrupted_copies evaluation rounds benchmark differences "
+        "checkup",
+    "Doors": "setup loop checks report gate cli all"}
 ENTRIES_SHOWN = 6  # entries of a table that stand for it where its line of code says nothing
 
 

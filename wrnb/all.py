@@ -38,6 +38,7 @@ from .closeups import *
 from .shelf import *
 from .workbench import *
 from .estimation import *
+from .outcomes import *
 from .measurement import *
 from .monitoring import *
 from .validation import *
@@ -46,7 +47,10 @@ from .enhancement import *
 from .corrupted_sets import *
 from .corrupted_copies import *
 from .evaluation import *
+from .rounds import *
 from .benchmark import *
+from .differences import *
+from .checkup import *
 
 _rooms = (
     wrnb.core, wrnb.late, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.columns,
@@ -55,8 +59,8 @@ _rooms = (
     wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.corrections,
     wrnb.exchange, wrnb.c_bar, wrnb.arrays, wrnb.corruptions, wrnb.transforms,
     wrnb.attacks, wrnb.closeups, wrnb.shelf, wrnb.workbench, wrnb.estimation,
-    wrnb.measurement, wrnb.monitoring, wrnb.validation, wrnb.fine_tuning,
+    wrnb.outcomes, wrnb.measurement, wrnb.monitoring, wrnb.validation, wrnb.fine_tuning,
     wrnb.enhancement, wrnb.corrupted_sets, wrnb.corrupted_copies, wrnb.evaluation,
-    wrnb.benchmark,
+    wrnb.rounds, wrnb.benchmark, wrnb.differences, wrnb.checkup,
 )
 __all__ = [name for room in _rooms for name in room.__all__]

@@ -16,18 +16,18 @@ from torch.utils.data import Dataset
 from .core import WrnbError, check_choice, check_whole, first_process, pick_device
 from .tables import read_table, write_table
 from .runs import Run
-from .images import as_images
 from .learners import images_of
 from .models import untouched
 from .inference import check_precision
-from .weak import new_figure
 from .corruptions import CORRUPTIONS
+from .outcomes import Outcomes, read_outcomes, save_outcomes
 from .measurement import (
-    as_tuple, count_classes, mean_error, numbered_as, panel_of, warn_if_flat, warn_of_chance, weighted_error)
+    as_tuple, count_classes, error_table, panel_of, warn_of_chance, weighted_error)
 from .corrupted_sets import FIFTEEN
-from .evaluation import (
-    attack_parts, attacks_on, by_name, cells_of, check_different, corruption_parts, first_images,
-    images_to_measure, known_classes, measure, prepared, record_of)
+from wrnb.evaluation import (
+    attacks_on, by_name, cells_of, check_different, first_images, images_to_measure, prepared, record_of,
+    with_intervals)
+from .rounds import job_of
 
 # %% ../nbs/33_benchmark.ipynb #f382493f
 @dataclass
@@ -38,11 +38,18 @@ class Evaluation:
     kind:str="" # what they may be compared with: "CIFAR-C", "ImageNet-C", ... as in `CorruptedSet`
     seed:int=0 # of what was drawn
     attack_settings:list=field(default_factory=list, repr=False) # one dict per attack and radius
+    outcomes:Outcomes=field(default=None, repr=False) # which image was wrong where; None: only the table is known
 
     @property
     def models(self): return list(dict.fromkeys(self.table.model))
 
-# %% ../nbs/33_benchmark.ipynb #5fb3099c
+    @property
+    def _is_adjusted(self): return self.outcomes is not None and bool(self.outcomes.known)
+
+    @property
+    def _measured_on(self): return self.source if self.outcomes is None else f"{self.source}, {self.outcomes.source}"
+
+# %% ../nbs/33_benchmark.ipynb #fe2e817d
 def evaluate(
     models:dict, # name -> Learner or model, or one alone; attacks on the first are transferred to the others
     test:Dataset, # test images, or a `CorruptedSet`
@@ -58,31 +65,45 @@ def evaluate(
     families:tuple=None, # families of corruptions: noise, blur, weather, digital, c-bar; None takes all
     precision:str="fp32", # "fp32" or "bf16", of all answers but those to attacks, which have fp32
     compile:bool=False, # compile the models for these answers; changes the result by rounding alone
+    per_cell:int=None, # images per corruption and severity, and per radius; None: all, if `PASSES` allows
+    design:str="spread", # "spread": other images in each, all used equally often; "same": the same in all
+    half_width:float=None, # add images until the corruption error's 95 % interval is +- so many points
+    against:str=None, # a model: then the differences of the others to it have to be known so well
+    adjust:bool=True, # if a part is measured, adjust by what one clean pass tells of every image
 )->Evaluation:
-    "Errors of each model: clean, under the corruptions, and under attack, white-box and transferred"
-    check_precision(precision)
-    how = dict(seed=check_whole("seed", seed, 0), batch_size=check_whole("batch_size", batch_size, 1),
-               workers=check_whole("workers", workers, 0), device=pick_device(device))
+    "Errors of each model: clean, corrupted, attacked; the attacks of a radius share their images for the worst case"
     models, test, run = by_name(models), images_to_measure(test), Run(out) if out else None
+    how, _ = _computing(seed, batch_size, workers, device), check_precision(precision)
     cells, kinds = cells_of(test, severities, families), attacks_on(test, attack_names, eps)
+    job = job_of(list(models), test, cells, kinds, per_cell=per_cell, design=design, seed=how["seed"],
+                 half_width=half_width, against=against, fit_on=fit_on, adjust=adjust)
     with untouched(*models.values()):
         nets = prepared(models, test, how["device"])
-        record = record_of(nets, test, cells, kinds, how["device"]) | dict(
-            families=families and list(as_tuple(families)), seed=how["seed"], precision=precision)
+        families = families and list(as_tuple(families))
+        record = record_of(nets, test, cells, kinds, how["device"]) | job.record | dict(
+            families=families, seed=how["seed"], precision=precision)
         if run and not run.claim("evaluate", record, how["device"]): return read_evaluation(run.path)
         panel = panel_of(nets, precision, compile, **how)
-        if kinds: warn_if_flat(panel, test)
-        fit_on = test if fit_on is None else numbered_as(as_images(fit_on), known_classes(test), "fit_on=")
-        parts = corruption_parts(panel, cells) | attack_parts(panel, kinds, test, fit_on)
-        table = measure(parts, run and run.parts("evaluate"))
-        first = next(iter(nets.values()))
-        warn_of_chance(table, models, count_classes(first, first_images(test), how["device"]))
-    if not run: return Evaluation(table, **_known(record))
-    if first_process(): write_table(table, run/"evaluation.csv")
+        outcomes, images = job.measure(panel, run and run.parts("evaluate"))
+        table = with_intervals(error_table(outcomes.cells), outcomes)
+        warn_of_chance(table, models, count_classes(panel.models[table.model[0]], first_images(test), how["device"]))
+    return _kept(run, record, table, outcomes, images)
+
+# %% ../nbs/33_benchmark.ipynb #8f232aa5
+def _computing(seed, batch_size, workers, device):
+    "How it is computed; raise `WrnbError` if that cannot be"
+    return dict(seed=check_whole("seed", seed, 0), batch_size=check_whole("batch_size", batch_size, 1),
+                workers=check_whole("workers", workers, 0), device=pick_device(device))
+
+def _kept(run, record, table, outcomes, images):
+    "The evaluation; in a run folder it is saved, and the stage noted as done"
+    if not run: return Evaluation(table, **_known(record), outcomes=outcomes)
+    if first_process():
+        save_outcomes(outcomes, images, run.path)
+        write_table(table, run/"evaluation.csv")
     run.finish("evaluate")
     return read_evaluation(run.path)
 
-# %% ../nbs/33_benchmark.ipynb #8f232aa5
 def _known(record):
     "What an `Evaluation` knows of a record"
     return {k: record[k] for k in ("source", "kind", "seed", "attack_settings") if k in record}
@@ -93,7 +114,11 @@ def read_evaluation(
 )->Evaluation:
     "What `evaluate` left in a run folder; raises `WrnbError` if it did not end there"
     run = Run(path)
-    return Evaluation(read_table(run/"evaluation.csv"), **_known(run.options("evaluate")))
+    table, record = read_table(run/"evaluation.csv"), run.options("evaluate")
+    per_cell = record.get("per_cell") and int(table.n[table.family != "clean"].max())
+    how = dict(design=record.get("design") or "spread", adjust=record.get("adjust") is not False)
+    outcomes = read_outcomes(run.path, table, record.get("n"), per_cell, **how)
+    return Evaluation(table, **_known(record), outcomes=outcomes)
 
 # %% ../nbs/33_benchmark.ipynb #59fc726c
 ALEXNET_ERRORS = dict(  # on ImageNet-C, mean over severities (Hendrycks and Dietterich 2019)
@@ -119,22 +144,44 @@ def _counted_rows(evaluation):
         raise WrnbError(f"the table has {cell} twice for {r.model}: keep every set in a table of its own")
     return t
 
+# %% ../nbs/33_benchmark.ipynb #8c16952b
+def _mean_weights(t, by):
+    "The rows with weights that give the mean over each group"
+    return t.assign(weight=1/t.groupby(by).n.transform("size"))
+
+def _from_outcomes(outcomes, rows):
+    "One group's figure: value, low, high, n, cells"
+    e = outcomes.error(rows.model.iloc[0], rows)
+    return e.value, e.low, e.high, rows.n.min(), len(rows)
+
+@patch
+def _weighted(self:Evaluation, t, name, by):
+    "Sum of weight times error over each group's rows of one model, with a 95 % interval, from the outcomes if kept"
+    if self.outcomes is None: return weighted_error(t, name, by)
+    groups = {group: _from_outcomes(self.outcomes, rows) for group, rows in t.groupby(by, sort=False)}
+    names = dict(names=by) if isinstance(by, list) else dict(name=by)
+    index = (pd.MultiIndex.from_tuples if isinstance(by, list) else pd.Index)(list(groups), **names)
+    return pd.DataFrame(list(groups.values()), index, [name, "low", "high", "n", "cells"])
+
 # %% ../nbs/33_benchmark.ipynb #1ff967fa
 @patch
 def corruption_error(self:Evaluation)->pd.DataFrame: # per model: error, low, high, n, cells, source
     "Plain mean error over corruptions and severities, with a 95 % interval; not AlexNet-normalised"
-    return mean_error(_counted_rows(self), "model").assign(source=self.source)
+    t = _mean_weights(_counted_rows(self), "model")
+    return self._weighted(t, "error", "model").assign(source=self._measured_on)
 
 # %% ../nbs/33_benchmark.ipynb #71a76218
 @patch
 def by_family(self:Evaluation)->pd.DataFrame: # per model and family: error, low, high, n, cells, source
     "Mean error over the corruptions and severities of each family, with a 95 % interval"
-    return mean_error(_counted_rows(self), ["model", "family"]).assign(source=self.source)
+    t = _mean_weights(_counted_rows(self), by := ["model", "family"])
+    return self._weighted(t, "error", by).assign(source=self._measured_on)
 
 @patch
 def by_severity(self:Evaluation)->pd.DataFrame: # per model and severity: error, low, high, n, cells, source
     "Mean error over the corruptions at each severity, with a 95 % interval"
-    return mean_error(_counted_rows(self), ["model", "severity"]).assign(source=self.source)
+    t = _mean_weights(_counted_rows(self), by := ["model", "severity"])
+    return self._weighted(t, "error", by).assign(source=self._measured_on)
 
 # %% ../nbs/33_benchmark.ipynb #709e8750
 def _alexnet_rows(evaluation, measure):
@@ -155,7 +202,7 @@ def _alexnet_rows(evaluation, measure):
 def mce(self:Evaluation)->pd.DataFrame: # per model: mce (1 = AlexNet), low, high, n, cells, source
     "AlexNet-normalised mean corruption error; ImageNet-C only (Hendrycks and Dietterich 2019)"
     t = _alexnet_rows(self, "mce")
-    return weighted_error(t.assign(weight=1/(75*t.alexnet)), "mce", "model").assign(source=self.source)
+    return self._weighted(t.assign(weight=1/(75*t.alexnet)), "mce", "model").assign(source=self._measured_on)
 
 @patch
 def relative_mce(self:Evaluation)->pd.DataFrame: # per model: relative_mce, low, high, n, cells, source
@@ -163,46 +210,54 @@ def relative_mce(self:Evaluation)->pd.DataFrame: # per model: relative_mce, low,
     t = _alexnet_rows(self, "relative_mce")
     t = t.assign(weight=1/(75*(t.alexnet - ALEXNET_ERRORS["clean"])))
     clean = self.table[(self.table.family == "clean") & self.table.model.isin(t.model)]
-    _check_clean(clean, t)
+    _check_clean(clean, t, self.outcomes and self.outcomes.n_images)
     clean = clean.assign(weight=-clean.model.map(t.groupby("model").weight.sum()))
-    both = weighted_error(pd.concat([t, clean]), "relative_mce", "model")
-    return both.assign(cells=75, source=self.source)
+    both = self._weighted(pd.concat([t, clean]), "relative_mce", "model")
+    return both.assign(cells=75, n=t.groupby("model").n.min(), source=self._measured_on)
 
 # %% ../nbs/33_benchmark.ipynb #cef6256c
-def _check_clean(clean, corrupted):
-    "Raise `WrnbError` unless each model has one clean error, of the same number of images"
+def _check_clean(clean, corrupted, n_images):
+    "Raise `WrnbError` unless each model has one clean error, of the same images or of all"
     for m, rows in corrupted.groupby("model"):
-        if clean.n[clean.model == m].tolist() == [rows.n.min()]: continue
+        n = clean.n[clean.model == m].tolist()
+        if n in ([rows.n.min()], [n_images]): continue
         raise WrnbError(f"relative_mce needs the clean error of {m} on the same images: "
                         "evaluate with corrupted_set(..., clean=images)")
 
 # %% ../nbs/33_benchmark.ipynb #3f071f63
 @patch
-def summary(self:Evaluation)->pd.DataFrame: # one row per model, in percent
+def summary(self:Evaluation,
+    of:str="error", # "error", or an end of its 95 % interval: "low" or "high"
+)->pd.DataFrame: # one row per model, in percent
     "Clean and corruption error, mCE if it exists, each family, and the worst cases under attack"
-    clean = self.table[self.table.family == "clean"].set_index("model").error.rename("clean")
-    table = pd.concat([clean, *_corruption_columns(self), *_attack_columns(self.table)], axis=1)
-    table = table.reindex(self.models).dropna(axis=1, how="all")
+    check_choice("of", of, ("error", "low", "high"))
+    clean = self.table[self.table.family == "clean"].set_index("model")[of].rename("clean")
+    columns = [clean, *_corruption_columns(self, of), *_attack_columns(self.table, of)]
+    table = pd.concat(columns, axis=1).reindex(self.models).dropna(axis=1, how="all")
     return 100*table.rename_axis(index="model", columns=None)
 
 # %% ../nbs/33_benchmark.ipynb #fc4bd3f2
-def _corruption_columns(evaluation):
-    "Corruption error, if they exist mce and relative mce, and each family's error"
+def _corruption_columns(evaluation, of):
+    "Corruption error, if they exist mce and relative mce, and each family's error; or an end of their intervals"
     t = evaluation.table
     if not t.family.isin([*CORRUPTIONS, "c-bar"]).any(): return []
-    columns = [evaluation.corruption_error().error.rename("corruption_error")]
+    columns = [evaluation.corruption_error()[of].rename("corruption_error")]
     whole = (_counted_rows(evaluation).groupby("model").size() == 75).all()
     if evaluation.kind == "ImageNet-C" and whole:
-        columns.append(evaluation.mce().mce)
-        if (t.family == "clean").any(): columns.append(evaluation.relative_mce().relative_mce)
-    return [*columns, evaluation.by_family().error.unstack(sort=False)]
+        columns.append(_named("mce", evaluation.mce(), of))
+        if (t.family == "clean").any(): columns.append(_named("relative_mce", evaluation.relative_mce(), of))
+    return [*columns, evaluation.by_family()[of].unstack(sort=False)]
 
-def _attack_columns(t):
+def _named(name, t, of):
+    "A figure, or an end of its interval, under the figure's name"
+    return t[name if of == "error" else of].rename(name)
+
+def _attack_columns(t, of):
     "For each radius the worst case of the white-box attacks, and the worst transferred attack"
     worst, transferred, columns = t[t.perturbation == "worst_case"], t[t.family == "transfer"], []
     for s in sorted(set(worst.severity)):
-        case = worst[worst.severity == s].set_index("model").error
-        most = transferred[transferred.severity == s].groupby("model").error.max()
+        case = worst[worst.severity == s].set_index("model")[of]
+        most = transferred[transferred.severity == s].sort_values("error").groupby("model")[of].last()
         columns += [case.rename(f"worst case {s:g}/255"), most.rename(f"transfer {s:g}/255")]
     return columns
 
@@ -220,18 +275,29 @@ def other_twelve(self:Evaluation)->pd.Series: # model -> error in percent
 def by_corruption(self:Evaluation)->pd.DataFrame: # one row per corruption, one column per model
     "Error of every model under every corruption, in percent, mean over severities"
     t = self.table[self.table.family.isin([*CORRUPTIONS, "c-bar"])]
+    by = ["model", "perturbation"]
+    if self._is_adjusted: t = self._weighted(_mean_weights(t, by), "error", by).reset_index()
     errors = t.pivot_table(index="perturbation", columns="model", values="error", sort=False)
     return 100*errors.reindex(columns=self.models)
 
 # %% ../nbs/33_benchmark.ipynb #e4aa06e6
 @patch
-def percent(self:Evaluation)->pd.DataFrame: # one row per measure, one column per model
+def percent(self:Evaluation,
+    intervals:bool=False, # each with its 95 % interval, as text?
+)->pd.DataFrame: # one row per measure, one column per model
     "The summary for readers: in percent, one decimal, named in words, empty if not measured"
     s = self.summary()
-    if set(CORRUPTIONS) <= set(s): s.insert(list(s).index("noise")+1, "other twelve", self.other_twelve())
+    if intervals: s = _with_ends(s, self.summary("low"), self.summary("high"))
+    elif set(CORRUPTIONS) <= set(s): s.insert(list(s).index("noise")+1, "other twelve", self.other_twelve())
     words = dict(mce="mCE", relative_mce="relative mCE", corruption_error="corruption error")
     s = s.rename(columns=words).round(1).T.rename_axis(columns=None)
     return s.astype(object).where(s.notna(), "")
+
+def _with_ends(s, low, high):
+    "Figures as text, with the ends of their intervals"
+    def text(value, a, z): return f"{value:.1f} ({a:.1f} to {z:.1f})" if pd.notna(value) else None
+    columns = {c: [text(*ends) for ends in zip(s[c], low[c], high[c])] for c in s}
+    return pd.DataFrame(columns, s.index)
 
 # %% ../nbs/33_benchmark.ipynb #fb6377c6
 @patch
@@ -240,52 +306,6 @@ def intervals(self:Evaluation)->pd.DataFrame: # one row per model
     t = self.corruption_error()
     t = t.assign(**{k: (100*t[k]).round(1) for k in ("error", "low", "high")})
     return t.rename(columns=dict(error="corruption error (%)", n="images")).rename_axis(None)
-
-# %% ../nbs/33_benchmark.ipynb #faedf5ba
-@patch
-def plot(self:Evaluation):
-    "Bars of each model: clean, each family, worst case under attack. Returns the figure"
-    s = self.summary().T
-    s = s.drop(index=[i for i in s.index if i.startswith("transfer") or i.endswith("mce")])
-    s = s.rename(index=lambda i: i.replace("_", " ").replace(" case ", " case\n"))
-    fig, ax = new_figure(figsize=(max(6, .85*len(s)), 3), layout="constrained")
-    s.plot.bar(ax=ax, rot=0, width=.8, ylabel="error (%)")
-    ax.legend(ncols=5, fontsize=8, title=f"{self.table.n.min()} test images", title_fontsize=8)
-    ax.set_ylim(0, 112)
-    ax.tick_params(axis="x", labelsize=7.5)
-    return fig
-
-# %% ../nbs/33_benchmark.ipynb #cff4d6c2
-@patch
-def plot_change(self:Evaluation,
-    against:str=None, # the model to compare with; None takes the base
-):
-    "Bars: how much each corruption's error differs from that of one model. Returns the figure"
-    errors, against = self.by_corruption(), against or self.models[0]
-    check_choice("against", against, list(errors))
-    change = errors.drop(columns=against).sub(errors[against], axis=0)
-    change = change.sort_values(change.columns[-1]).rename(index=lambda i: i.replace("_", " "))
-    fig, ax = new_figure(figsize=(7, 4), layout="constrained")
-    label = f"change against {against}, in points (left is better)"
-    change.plot.barh(ax=ax, width=.8, ylabel="", xlabel=label)
-    ax.axvline(0, color="grey", lw=1)
-    ax.legend(fontsize=8)
-    return fig
-
-# %% ../nbs/33_benchmark.ipynb #ea873f8c
-@patch
-def plot_severities(self:Evaluation):
-    "Error against severity, one panel per family, one line per model. Returns the figure"
-    t = _counted_rows(self)
-    n = t.family.nunique()
-    how = dict(figsize=(1 + 2*n, 2.4), sharey=True, squeeze=False, layout="constrained")
-    fig, axs = new_figure(1, n, **how)
-    for ax, (family, rows) in zip(axs[0], t.groupby("family", sort=False)):
-        errors = 100*rows.pivot_table(index="severity", columns="model", values="error")[self.models]
-        errors.plot(ax=ax, marker="o", ms=3, legend=False, title=family, xlabel="severity",
-                    xticks=range(1, 6), ylabel="error (%)", ylim=(0, 100))
-    axs[0, 0].legend(fontsize=7)
-    return fig
 
 # %% ../nbs/33_benchmark.ipynb #a4147910
 @patch

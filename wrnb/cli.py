@@ -21,8 +21,7 @@ import wrnb
 def _import_rooms():
     "Import the rooms that do the work; from then on they are `wrnb.core`, `wrnb.loop`, ..."
     import_module("wrnb.corrupted_copies")
-    import_module("wrnb.gate")
-    import_module("wrnb.report")  # which imports all the others
+    for room in ("gate", "report", "checks"): import_module(f"wrnb.{room}")  # which import all the others
 
 # %% ../nbs/37_cli.ipynb #bdd764d8
 DEFAULTS = dict(
@@ -48,7 +47,6 @@ def _defaults(data, model=None):
 def _taken(function, given):
     "Those of the given options that a function takes"
     return {k: v for k, v in given.items() if k in signature(function).parameters}
-
 def _call(function, given): return function(**_taken(function, given))
 
 # %% ../nbs/37_cli.ipynb #2d697b87
@@ -99,8 +97,9 @@ def _report(given):
 # %% ../nbs/37_cli.ipynb #226fe189
 def _say_errors(loop, evaluation):
     "Say the table of errors"
-    table = evaluation.percent().rename_axis(columns="model").to_string()
-    loop.say(f"\nErrors in percent on {evaluation.table.n.max()} test images:\n{table}")
+    n, table = evaluation.table.n.iloc[-1], evaluation.percent().rename_axis(columns="model").to_string()
+    loop.say(f"\nErrors in percent on {n} test images:\n{table}")
+    if evaluation.outcomes and len(evaluation.models) > 1: loop.say(f"\n{evaluation.verdict()}")
 
 def _evaluate(given):
     loop, given = _open_or_begin(given)
@@ -110,20 +109,38 @@ def _evaluate(given):
         error = f"{100*r.error:.2f} %, 95 % interval {100*r.low:.2f} to {100*r.high:.2f}"
         loop.say(f"\n{model}: corruption error {error}, n {r.n}, {r.cells} cells, {r.source}")
 
+def _check(given):
+    given = _defaults(given["data"], given.get("model")) | given
+    given = dict(out=wrnb.checks.check_folder(given["data"], given["model"])) | given
+    loop, given = _begin(given)
+    _call(loop.train_base, given)
+    found = _call(loop.check, given)
+    loop.say(f"\nErrors in percent with 95 % intervals, {found.evaluation.outcomes.source}:\n{found}")
+    loop.say(f"\nGo on with wrnb evaluate {loop.run.path} or wrnb report {loop.run.path}")
+
 # %% ../nbs/37_cli.ipynb #ccda110f
+def _check_finished(loop, given, evaluated, strategies):
+    "Compare the options of all stages that were finished"
+    tuned = {f"enhance {s}": partial(loop.enhance, s) for s in strategies}
+    stages = dict(base=loop.train_base, score=loop.score, weak=loop.weak, validate=loop.validate)
+    stages = {s: partial(_call, f, given) for s, f in (stages | tuned).items()}
+    loop.check_finished(stages | dict(evaluate=partial(_call, loop.evaluate, evaluated)))
+
 def _run(given,
     strategies:tuple=("standard", "augmix", "reva"), # strategies of fine-tuning to compare
 ):
     known = wrnb.enhancement.STRATEGIES
     for strategy in strategies: wrnb.core.check_choice("strategies", strategy, known)
     loop, given = _begin(given)
+    evaluated = {k: v for k, v in given.items() if k != "families"}
+    _check_finished(loop, given, evaluated, strategies)
     for stage in (loop.train_base, loop.score, loop.weak): _call(stage, given)
     if loop.has_weak: _call(loop.validate, given)
     unguided = "reva" in strategies and _call(loop.unguided, given)
     if unguided: loop.say(f"enhance: reva is left out, since {unguided}")
     for strategy in strategies:
         if not (unguided and strategy == "reva"): _call(partial(loop.enhance, strategy), given)
-    evaluation = _call(loop.evaluate, {k: v for k, v in given.items() if k != "families"})
+    evaluation = _call(loop.evaluate, evaluated)
     page = loop.report()
     _say_errors(loop, evaluation)
     loop.say(f"\n{page}")
@@ -160,6 +177,7 @@ class Command:
     functions:str # functions of `wrnb` whose arguments are its options; perhaps only one, behind a colon
     positional:str="out" # the argument that is given without a name
     without:str="" # an argument that is no option
+    optional:str="" # an argument that other commands require
 
 # %% ../nbs/37_cli.ipynb #8948a220
 COMMANDS = dict(
@@ -167,8 +185,13 @@ COMMANDS = dict(
         "the whole loop: score, weak, validate, enhance, evaluate, report",
         "wrnb run digits --out runs/digits",
         "setup.Setup loop.Loop loop.Loop.train_base loop.Loop.score loop.Loop.weak "
-        "loop.Loop.validate loop.Loop.enhance",
+        "loop.Loop.validate loop.Loop.enhance loop.Loop.evaluate",
         positional="data", without="strategy"),
+    check=Command(_check,
+        "how robust is a model? an answer with intervals in a minute or two",
+        "wrnb check digits --model digits_net",
+        "setup.Setup loop.Loop loop.Loop.train_base loop.Loop.check",
+        positional="data", optional="out"),
     score=Command(_score,
         "score every training image by its random neighbours",
         "wrnb score cifar10 --model resnet20@resnet20.th --out runs/c10 --eps 0.05",
@@ -225,7 +248,7 @@ def _options(command):
     return options
 
 # %% ../nbs/37_cli.ipynb #4bad90e2
-_NAMES = dict(folder="--on", names="--corruptions", k="-k")
+_NAMES = dict(folder="--on", names="--corruptions", k="-k", n="-n")
 
 # %% ../nbs/37_cli.ipynb #778c3c8f
 def _flag(name, command):
@@ -312,7 +335,9 @@ def _parser(name, command, flags):
     for argument, option in _options(command).items():
         keywords = _reading(argument, option.anno) | dict(help=_help(argument, option, flags))
         if argument == command.positional: keywords |= dict(metavar=flags[argument])
-        else: keywords |= dict(dest=argument, default=argparse.SUPPRESS, required=argument in _REQUIRED)
+        else:
+            required = argument in _REQUIRED and argument != command.optional
+            keywords |= dict(dest=argument, default=argparse.SUPPRESS, required=required)
         parser.add_argument(argument if argument == command.positional else flags[argument], **keywords)
     return parser
 

@@ -7,7 +7,7 @@ __all__ = ['DESIGNS', 'POPULATIONS', 'spread', 'same', 'design', 'variance_of_se
            'estimate']
 
 # %% ../nbs/23_estimation.ipynb #dd53d8ac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -78,9 +78,48 @@ def design(
     if n > len(labels): raise WrnbError(f"per_cell={n} is more than the {len(labels)} images that there are")
     return DESIGNS[kind](labels, n_cells, n, seed)
 
+# %% ../nbs/23_estimation.ipynb #d400a4b7
+class Dealer:
+    "Deals images to cells in rounds: each round as `spread` or `same` would, and no cell gets an image twice"
+    def __init__(self,
+        labels:np.ndarray, # class of each image, [N]
+        n_cells:int, # cells to be measured
+        kind:str="spread", # a key of `DESIGNS`
+        seed:int=0, # another seed, other images
+    ):
+        check_choice("design", kind, DESIGNS)
+        self.labels, self.seed, self.n_cells = np.asarray(labels), seed, n_cells
+        self.kind, self.rng = kind, np.random.default_rng([seed, 1])
+        self.had = [np.empty(0, np.int64)]*self._n_dealt()
+        self.line = np.empty(0, np.int64)
+
+    def _n_dealt(self): return 1 if self.kind == "same" else self.n_cells
+
+    def _piece(self, had, n):
+        "The next `n` images of the line that are not in `had`; they leave the line"
+        while True:
+            first = np.zeros(len(self.line), bool)
+            first[np.unique(self.line, return_index=True)[1]] = True
+            free = np.flatnonzero(first & ~np.isin(self.line, had))
+            if len(free) >= n: break
+            self.line = np.concatenate([self.line, _line(self.labels, self.rng)])
+        piece, self.line = self.line[free[:n]], np.delete(self.line, free[:n])
+        return np.sort(piece)
+
+    def deal(self,
+        n:int, # images more for each cell; the last round has what is left
+    )->list: # per cell the indices of its new images, sorted
+        "One more round"
+        n = min(n, len(self.labels) - len(self.had[0]))
+        if not len(self.had[0]): new = spread(self.labels, len(self.had), n, self.seed)
+        else: new = [self._piece(had, n) for had in self.had]
+        self.had = [np.concatenate(both) for both in zip(self.had, new)]
+        return new*(self.n_cells//len(new))
+
+
 # %% ../nbs/23_estimation.ipynb #4e6d074b
 def _group_residuals(y, group):
-    "What each value differs from the mean of its group by, put right for the degrees of freedom; a group of one counts as unlike"
+    "What each value differs from its group's mean by, put right for the degrees of freedom; a group of one is unlike"
     n = np.bincount(group)
     residual = y - (np.bincount(group, y)/np.maximum(n, 1))[group]
     return residual*np.sqrt(n/np.maximum(n-1, 1))[group]
@@ -93,10 +132,13 @@ def _residuals(y, cell, image, labels):
     return np.where(alone, _group_residuals(y, cell), _group_residuals(y, group))
 
 # %% ../nbs/23_estimation.ipynb #f3889988
-def _own_part(u, image):
-    "Sum of products of different weighted residuals of the same image, and the number of such pairs"
-    total, squares, n = (np.bincount(image, v) for v in (u, u*u, np.ones(len(u))))
-    return (total**2 - squares).sum(), (n*(n-1)).sum()
+def _own_part(u, image, n_images):
+    "The square of the images' own part, if enough images were used twice, and how unequally the images were used"
+    columns = (np.bincount(image, v, minlength=n_images) for v in (u, u*u, np.ones(len(u))))
+    total, squares, uses = columns
+    n_pairs = (uses*(uses - 1)).sum()
+    own = (total**2 - squares).sum()/n_pairs if n_pairs > 30 else 0.
+    return max(own, 0.), ((uses - uses.mean())**2).sum()
 
 def variance_of_set(
     u:np.ndarray, # weighted residuals, one per pair of image and cell
@@ -104,12 +146,10 @@ def variance_of_set(
     n_images:int, # images in the set
     share:float, # of the set that was measured per cell
 )->float:
-    "Variance of a weighted sum as an estimate for the whole set, under the spread design"
+    "Variance of a weighted sum as an estimate for the whole set"
     m, squares = len(u), (u*u).sum()
-    products, n_pairs = _own_part(u, image)
-    own = max(products/n_pairs, 0.) if n_pairs > 30 else 0.
-    _, once_more = divmod(m, n_images)
-    return once_more*(1 - once_more/n_images)*own + (1 - share)*max(squares - m*own, 0.)
+    own, inequality = _own_part(u, image, n_images)
+    return inequality*own + (1 - share)*max(squares - m*own, 0.)
 
 def variance_of_images(
     u:np.ndarray, # weighted residuals, one per pair of image and cell
@@ -168,7 +208,7 @@ def adjusted(
     n_cells = int(cell.max()) + 1
     x = (x - x.mean(0))/np.maximum(x.std(0), 1e-9)
     fold = np.random.default_rng(seed).permutation(np.arange(len(x)) % n_folds)
-    own, mean = _predicted(y, cell, image, x, n_cells, fold)
+    own, mean = _predicted(y, cell, image, x, n_cells=n_cells, fold=fold)
     residual = y - own
     return mean + np.bincount(cell, residual)/np.bincount(cell), residual
 
@@ -189,7 +229,8 @@ class Estimate:
 
     def __str__(self):
         what = "of this set" if self.population == "set" else "of images like these"
-        return f"{100*self.value:.2f} % ({100*self.low:.2f} to {100*self.high:.2f}, 95 %, {what}, {self.n_images:,} images)"
+        ends = f"{100*self.low:.2f} to {100*self.high:.2f}, 95 %"
+        return f"{100*self.value:.2f} % ({ends}, {what}, {self.n_images:,} images)"
 
 # %% ../nbs/23_estimation.ipynb #96e9e8ff
 def _interval(value, variance, is_share, n_pairs):
@@ -201,6 +242,80 @@ def _interval(value, variance, is_share, n_pairs):
     return float(low), float(high)
 
 # %% ../nbs/23_estimation.ipynb #44cc976e
+class Pairs:
+    "Outcomes of pairs of image and cell, from which every figure is made"
+    def __init__(self,
+        y:np.ndarray, # outcomes, one per pair: 1 wrong, 0 right; or the difference of two models', -1 to 1
+        cell:np.ndarray, # the pair's cell, 0 to C-1
+        image:np.ndarray, # the pair's image, 0 to N-1
+        labels:np.ndarray, # class of every image of the set, [N]
+        known:np.ndarray=None, # what is known of every image, [N, p], to adjust by; None adjusts nothing
+        population:str="set", # one of `POPULATIONS`
+    ):
+        check_choice("population", population, POPULATIONS)
+        self.population = population
+        self.y, self.cell, self.image, self.labels = np.asarray(y, float), cell, image, labels
+        self.n = np.bincount(cell)
+        self.means, residual, self.adjusted = _adjusted_if_it_pays(self, known)
+        self.residual = _residuals(residual, cell, image, labels)
+
+    def weighted(self,
+        weight:np.ndarray, # of each cell, [C]
+    )->np.ndarray: # one per pair
+        "Weighted residuals"
+        return (weight/self.n)[self.cell]*self.residual
+
+    def variance(self,
+        u:np.ndarray, # weighted residuals, one per pair
+        weight:np.ndarray, # of each cell, [C]
+    )->float:
+        "Variance of the weighted sum; for the set, cells in which all of it was measured add nothing"
+        counts, of_set = weight != 0, self.population == "set"
+        if of_set: counts = counts & (self.n < len(self.labels))
+        if not counts.any(): return 0.
+        u, image = u[counts[self.cell]], self.image[counts[self.cell]]
+        if not of_set: return variance_of_images(u, image)
+        share = self.n[counts].mean()/len(self.labels)
+        return variance_of_set(u, image, len(self.labels), share)
+
+def _adjusted_if_it_pays(pairs, known):
+    "Each cell's mean, what to take residuals of, and were they adjusted?"
+    y, cell, n = pairs.y, pairs.cell, pairs.n
+    means, part = np.bincount(cell, y)/n, (n < len(pairs.labels))[cell]
+    pays = known is not None and part.any() and n.min() >= 3 and part.sum() >= 20*known.shape[1]
+    if not pays: return means, y, False
+    cells, numbered = np.unique(cell[part], return_inverse=True)
+    residual = y.copy()
+    means[cells], residual[part] = adjusted(y[part], numbered, pairs.image[part], known)
+    return means, residual, True
+
+
+# %% ../nbs/23_estimation.ipynb #a3c95629
+def _is_share(weight, y):
+    "Is the weighted sum a mean of rights and wrongs?"
+    return bool((weight >= 0).all() and abs(weight.sum() - 1) < 1e-9 and y.min() >= 0)
+
+def figure(
+    pairs:Pairs, # the outcomes
+    weight:np.ndarray=None, # of each cell, [C]; None: the mean over cells
+)->Estimate:
+    "A weighted sum over cells of the mean outcome, with its interval"
+    cells = len(pairs.n)
+    weight = np.full(cells, 1/cells) if weight is None else np.asarray(weight, float)
+    counted, value = (weight != 0)[pairs.cell], float((weight*pairs.means).sum())
+    variance, exact = pairs.variance(pairs.weighted(weight), weight), _is_exact(pairs, weight)
+    is_share = _is_share(weight, pairs.y)
+    low, high = (value, value) if exact else _interval(value, variance, is_share, counted.sum())
+    n_images = len(np.unique(pairs.image[counted]))
+    return Estimate(value, low, high, variance**.5, n_images=n_images, n_pairs=int(counted.sum()),
+                    population=pairs.population, adjusted=pairs.adjusted)
+
+def _is_exact(pairs, weight):
+    "Was the whole set measured in every cell that counts, and does the figure speak of the set?"
+    return pairs.population == "set" and (pairs.n[weight != 0] == len(pairs.labels)).all()
+
+
+# %% ../nbs/23_estimation.ipynb #70acb254
 def estimate(
     y:np.ndarray, # outcomes, one per pair: 1 wrong, 0 right; or the difference of two models', -1 to 1
     cell:np.ndarray, # the pair's cell, 0 to C-1
@@ -211,17 +326,22 @@ def estimate(
     population:str="set", # one of `POPULATIONS`
 )->Estimate:
     "A weighted sum over cells of the mean outcome, with its interval, from images dealt by a design"
-    check_choice("population", population, POPULATIONS)
-    y, n = np.asarray(y, float), np.bincount(cell)
-    weight = np.full(len(n), 1/len(n)) if weight is None else np.asarray(weight, float)
-    use = known is not None and n.min() >= 3 and len(y) >= 20*known.shape[1]
-    means, residual = adjusted(y, cell, image, known) if use else (np.bincount(cell, y)/n, y)
-    u = (weight/n)[cell]*_residuals(residual, cell, image, labels)
-    counted = weight[cell] != 0
-    u, used = u[counted], image[counted]
-    variance = variance_of_images(u, used)
-    if population == "set": variance = variance_of_set(u, used, len(labels), n.mean()/len(labels))
-    is_share = bool((weight >= 0).all() and abs(weight.sum() - 1) < 1e-9 and y.min() >= 0)
-    value = float((weight*means).sum())
-    low, high = _interval(value, variance, is_share, len(u))
-    return Estimate(value, low, high, variance**.5, len(np.unique(used)), len(u), population, use)
+    return figure(Pairs(y, cell, image, labels, known=known, population=population), weight)
+
+
+# %% ../nbs/23_estimation.ipynb #da81de8c
+def ratio(
+    above:Pairs, # outcomes of one model
+    below:Pairs, # outcomes of another one, of the same pairs
+    weight:np.ndarray=None, # of each cell, [C]; None: the mean over cells
+)->Estimate:
+    "Ratio of two weighted sums of paired outcomes, with its interval; raises `WrnbError` if it has none"
+    cells = len(above.n)
+    weight = np.full(cells, 1/cells) if weight is None else np.asarray(weight, float)
+    a, b = figure(above, weight), figure(below, weight)
+    if not b.value: raise WrnbError("a ratio to an error of 0 has no value: take the difference")
+    value = a.value/b.value
+    u = (above.weighted(weight) - value*below.weighted(weight))/b.value
+    se = above.variance(u, weight)**.5
+    return replace(a, value=value, low=max(value - 1.96*se, 0.), high=value + 1.96*se, se=se)
+

@@ -6,7 +6,7 @@
 __all__ = ['Loop']
 
 # %% ../nbs/35_loop.ipynb #acebda81
-import copy, json
+import copy
 from dataclasses import asdict
 
 from fastai.torch_core import set_seed
@@ -16,7 +16,7 @@ from fastcore.meta import delegates
 import wrnb.benchmark, wrnb.enhancement, wrnb.scoring, wrnb.validation
 import wrnb.weak  # gives `Scores` its methods
 from .core import WrnbError, check_range, check_whole, first_process, print_line, this_process
-from .tables import read_json, read_table, write_atomic, write_table
+from .tables import read_json, read_table, write_table
 from .runs import Run
 from .image_sets import limited
 from .models import load_weights, weights_hash
@@ -25,8 +25,7 @@ from .inference import check_classifier
 from .training import keep_trained, train
 from .scoring import Scores
 from .validation import Validation, all_perturbations
-from .heads import HeadFirstCallback, has_linear_head
-from .fine_tuning import fine_tune
+from .heads import HeadFirstCallback
 from .terms import TermsCallback
 from .guidance import guiding_types
 from .strategies import STRATEGIES, equal_epochs, passes
@@ -131,52 +130,34 @@ def train_base(self:Loop,
 ):
     "Train the base if the model has no weights for these classes; leaves base/model.safetensors"
     if self.with_weights: return
-    new_head = self._new_head() if self.setup.is_pretrained else {}
     options = dict(
-        epochs=check_whole("base_epochs", base_epochs, 0 if "start" in new_head else 1),
+        epochs=check_whole("base_epochs", base_epochs, 1),
         lr=check_range("base_lr", base_lr, 0, above=True),
-        bs=check_whole("bs", bs, 1)) | new_head
+        bs=check_whole("bs", bs, 1))
+    if self.setup.is_pretrained: options |= self._head_first()
     if not self.run.claim("base", options):
-        for name in _TO_RESUME: (self.run/"base"/name).unlink(missing_ok=True)
+        (self.run/"base"/"checkpoint.pt").unlink(missing_ok=True)
         return self._tell("base", True)
-    fit = self._fit_head if "start" in options else self._fit_base
-    learn, message = fit(**options)
+    learn = self._fit_base(**options)
     keep_trained(learn, self.run, "base", "base")
-    for name in _TO_RESUME: (self.run/"base"/name).unlink(missing_ok=True)
-    self.say(message)
+    self.say(_trained("base: trained", learn))
 
 # %% ../nbs/35_loop.ipynb #a3f3f5e4
-_TO_RESUME = "checkpoint.pt", "features.safetensors" # files that an unfinished base stage continues from
-
 @patch
-def _new_head(self:Loop):
-    "How to find a new last layer; raise `WrnbError` if several processes would have to"
-    if this_process().world > 1:
-        raise WrnbError(f"model={self.setup.model} needs a last layer for these classes, which several processes "
-                        "cannot train: start one, then share the rest")
-    linear = has_linear_head(self.setup.load(self.classes), self.data[0])
-    return dict(start="probe") if linear else dict(head_epochs=1)
+def _head_first(self:Loop):
+    "The option for a new last layer; raise `WrnbError` if several processes would have to train it"
+    if this_process().world == 1: return dict(head_epochs=1)
+    raise WrnbError(f"model={self.setup.model} needs a last layer for these classes, which several processes "
+                    "cannot train: start one, then share the rest")
 
 @patch
 def _fit_base(self:Loop, head_epochs=0, **options):
-    "Train a new base classifier, interrupted before or not; returns its Learner and what to say"
+    "Train a new base classifier, interrupted before or not; returns its Learner"
     set_seed(self.setup.seed)
     cbs = [TermsCallback(transforms=self.setup.transforms)]
     if head_epochs: cbs.append(HeadFirstCallback(head_epochs))
     net = self.setup.load(self.classes)
-    learn = train(net, *self.data, cbs=cbs, out=self.run/"base", **options, **self.training)
-    return learn, _trained("base: trained", learn)
-
-@patch
-def _fit_head(self:Loop, start, **options):
-    "Fit a new last layer, and the others if that helps; returns the Learner and what to say"
-    net, transforms = self.setup.load(self.classes), self.setup.transforms
-    self.say(f"base: a last layer for {len(self.classes)} new classes by a linear probe, then fine-tuning from it")
-    learn = fine_tune(net, *self.data, transforms=transforms, out=self.run/"base", **options, **self.training)
-    text = json.dumps(asdict(learn.choice), indent=2) + "\n"
-    write_atomic(self.run/"base"/"choice.json", lambda p: p.write_text(text))
-    error = 100*learn.epoch_log[-1 if learn.choice.kept == "fine-tuned" else 0]["valid_error"]
-    return learn, f"base: {learn.choice}; clean test error {error:.2f} %"
+    return train(net, *self.data, cbs=cbs, out=self.run/"base", **options, **self.training)
 
 def _trained(name, learn):
     "What a training did, in a few words"
@@ -382,7 +363,7 @@ def _measure(self:Loop, run, models, images, *more, **kwargs):
     return evaluation
 
 # %% ../nbs/35_loop.ipynb #c6852527
-_MEASURE = [*_OWN, "fit_on", "eps", "attack_names"]
+_MEASURE = [*_OWN, "fit_on", "eps", "attack_names", "adjust"]
 
 @patch
 @delegates(wrnb.benchmark.evaluate, but=_MEASURE)

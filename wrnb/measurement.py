@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
+from fastcore.basics import patch
 import numpy as np
 import pandas as pd
 import torch
@@ -34,13 +35,17 @@ def _in_order(n, batch_size):
 
 # %% ../nbs/24_measurement.ipynb #f87560ad
 @torch.inference_mode()
-def _is_wrong(model, x, y, name, ids=None):
-    "Which images of a batch the model gets wrong, bool [N], numpy"
+def _logits_of(model, x, y, name, ids=None):
+    "What the model says of a batch, checked"
     out = model(x.contiguous(memory_format=torch.channels_last))
     try: logits = check_logits(out, ids=ids)
     except WrnbError as e: raise WrnbError(f"{name}: {e}") from None
     _check_labels(y, logits.shape[1], name, ids)
-    return (logits.argmax(1) != y).cpu().numpy()
+    return logits
+
+def _is_wrong(model, x, y, name, ids=None):
+    "Which images of a batch the model gets wrong, bool [N], numpy"
+    return (_logits_of(model, x, y, name, ids).argmax(1) != y).cpu().numpy()
 
 def _check_labels(y, n, name, ids=None):
     "Raise `WrnbError` if an image is of a class that a model of n outputs does not have"
@@ -104,6 +109,28 @@ def measured(
     what = subset, model, family, p.name, p.severity
     return dict(zip(COLUMNS["validation"], (*what, n, n_wrong, n_wrong/n, float(low), float(high))))
 
+# %% ../nbs/24_measurement.ipynb #8a4b14af
+def outcomes_under(
+    wrong:np.ndarray, # which images were wrong, bool [n]
+    model:str, # name of the model
+    p, # the perturbation
+    index:np.ndarray=None, # which images of the test set they are, [n]; None: all
+    family:str=None, # as the table has it; None: the perturbation's own, `white_box` for an attack
+)->dict: # model, family, perturbation, severity, index, wrong
+    "One cell with its outcomes, a row of `Outcomes.cells`"
+    family = family or ("white_box" if p.family == "attack" else p.family)
+    index = np.arange(len(wrong)) if index is None else np.asarray(index)
+    return dict(model=model, family=family, perturbation=p.name, severity=p.severity, index=index, wrong=wrong)
+
+def error_table(
+    cells:pd.DataFrame, # one row per cell, as in `Outcomes.cells`
+)->pd.DataFrame: # the columns of evaluation.csv
+    "The errors in the cells, one row each"
+    def row(c):
+        p = SimpleNamespace(name=c.perturbation, family=c.family, severity=c.severity)
+        return measured(c.wrong, "test", c.model, p)
+    return pd.DataFrame([row(c) for c in cells.itertuples()])
+
 # %% ../nbs/24_measurement.ipynb #b1d85af2
 def fitted(
     p, # a perturbation
@@ -145,6 +172,31 @@ class Panel:
         "The perturbation, fitted to the model `name` if it has a `fit`"
         return fitted(p, self.models[name], ds, self.seed, self.device)
 
+# %% ../nbs/24_measurement.ipynb #1d144662
+def _margins(logits, y):
+    "For each image the margin and the confidence, float64 [N, 2], numpy"
+    logits = logits.double()
+    own = logits.gather(1, y[:, None])
+    others = logits.scatter(1, y[:, None], -torch.inf).amax(1, keepdim=True)
+    confidence = logits.softmax(1).gather(1, y[:, None])
+    return torch.cat([own - others, confidence], 1).cpu().numpy()
+
+@patch
+def clean(self:Panel,
+    ds:Dataset, # images
+)->dict: # name -> [wrong, margin, confidence], numpy, [N] each
+    "Of every model which images are wrong when clean, their margins and confidences"
+    names, parts = getattr(ds, "ids", None), {name: [] for name in self.fast}
+    lists = _in_order(len(ds), self.batch_size)
+    for idxs, (x, y) in zip(lists, batches(ds, lists, self.workers)):
+        x, y, ids = x.to(self.device), y.to(self.device), names and [names[i] for i in idxs]
+        for name, model in self.fast.items():
+            logits = _logits_of(model, x, y, name, ids)
+            wrong = (logits.argmax(1) != y).cpu().numpy()
+            parts[name].append((wrong, *_margins(logits, y).T))
+    return {name: [np.concatenate(column) for column in zip(*own)] for name, own in parts.items()}
+
+
 # %% ../nbs/24_measurement.ipynb #4049e93b
 def panel_of(
     models:dict, # name -> model
@@ -162,9 +214,20 @@ def corruption_rows(
     panel:Panel, # the models
     p, # the corruption
     ds:Dataset, # images
-)->list: # rows
+    index:np.ndarray=None, # which images of the test set they are; None: all
+)->list: # cells
     "Every model under one corruption"
-    return [measured(wrong, "test", name, p) for name, wrong in panel.wrong(p, ds).items()]
+    return [outcomes_under(wrong, name, p, index) for name, wrong in panel.wrong(p, ds).items()]
+
+def clean_rows(
+    panel:Panel, # the models
+    ds:Dataset, # images: the whole test set
+)->list: # cells, with `margin` and `confidence` of each image
+    "Every model on the clean images, and how far from wrong each image is"
+    def row(name, wrong, margin, confidence):
+        return outcomes_under(wrong, name, Clean()) | dict(margin=margin, confidence=confidence)
+    return [row(name, *own) for name, own in panel.clean(ds).items()]
+
 
 # %% ../nbs/24_measurement.ipynb #236bfd17
 def white_box_rows(
@@ -173,15 +236,16 @@ def white_box_rows(
     kinds:list, # attacks of one radius
     ds:Dataset, # images
     fit_on:Dataset, # images the universal attack is found on
-)->list: # rows
-    "Each attack on one model, and the worst case per image"
+    index:np.ndarray=None, # which images of the test set they are; None: all
+)->list: # cells
+    "Each attack on one model, and the worst case per image, which needs the same images in all attacks"
     wrong, rows = {}, []
     for p in kinds:
         p = replace(p, early_stop=True) if isinstance(p, Attack) else panel.fitted(p, name, fit_on)
         wrong[p.name] = panel.wrong_attacked(p, ds, attacked=name, asked=[name])[name]
-        rows.append(measured(wrong[p.name], "test", name, p))
+        rows.append(outcomes_under(wrong[p.name], name, p, index))
     worst = SimpleNamespace(name="worst_case", family="white_box", severity=kinds[0].severity)
-    return [*rows, measured(worst_case(wrong).numpy(), "test", name, worst)]
+    return [*rows, outcomes_under(worst_case(wrong).numpy(), name, worst, index)]
 
 # %% ../nbs/24_measurement.ipynb #fe27bbe2
 def warn_if_flat(
@@ -214,7 +278,8 @@ def transfer_rows(
     kinds:list, # attacks of one radius
     ds:Dataset, # images
     fit_on:Dataset, # images the universal attack is found on
-)->list: # rows
+    index:np.ndarray=None, # which images of the test set they are; None: all
+)->list: # cells
     "Each attack, made on the first model, on the others"
     first, *others = panel.models
     rows = []
@@ -222,7 +287,7 @@ def transfer_rows(
         if isinstance(p, AutoAttack): continue
         p = panel.fitted(p, first, fit_on)
         wrong = panel.wrong_attacked(p, ds, attacked=first, asked=others)
-        rows += [measured(wrong[name], "test", name, p, "transfer") for name in others]
+        rows += [outcomes_under(wrong[name], name, p, index, "transfer") for name in others]
     return rows
 
 def attack_rows(
@@ -230,10 +295,11 @@ def attack_rows(
     kinds:list, # attacks of one radius
     ds:Dataset, # images
     fit_on:Dataset, # images the universal attack is found on
-)->list: # rows
+    index:np.ndarray=None, # which images of the test set they are; None: all
+)->list: # cells
     "All attacks of one radius: each white-box on each model, then transferred from the first"
-    white_box = [white_box_rows(panel, name, kinds, ds, fit_on) for name in panel.models]
-    return sum(white_box, []) + transfer_rows(panel, kinds, ds, fit_on)
+    white_box = [white_box_rows(panel, name, kinds, ds, fit_on, index=index) for name in panel.models]
+    return sum(white_box, []) + transfer_rows(panel, kinds, ds, fit_on, index)
 
 # %% ../nbs/24_measurement.ipynb #0383a52f
 def weighted_error(

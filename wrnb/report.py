@@ -18,6 +18,8 @@ from fastcore.basics import patch
 from .core import first_process
 from .tables import write_atomic
 from .benchmark import read_evaluation
+from .differences import in_words
+from .checkup import Checkup
 from .loop import Loop
 
 # %% ../nbs/36_report.ipynb #35d19751
@@ -71,14 +73,18 @@ def _normalisation(setup):
     return "".join(f", {name} {value}" for name, value in given.items())
 
 # %% ../nbs/36_report.ipynb #7e7be6cc
+def _weights_used(scored):
+    "Which weights were scored, if any were"
+    return f", weights {scored['model']}" if "model" in scored else ""
+
 def _what_was_run(loop):
     "The first section: data, model, options and versions"
     first, scored = loop.run.config["stages"]["setup"], loop.run.options("score")
     rows = dict(
         data=_images_used(loop),
-        model=f"{_model_name(loop)}, weights {scored.get('model', '')}{_normalisation(loop.setup)}",
+        model=f"{_model_name(loop)}{_weights_used(scored)}{_normalisation(loop.setup)}",
         seed=loop.setup.seed,
-        neighbours=_neighbors_drawn(scored),
+        **(dict(neighbours=_neighbors_drawn(scored)) if scored else {}),
         device=first["device"],
         commit=first["commit"],
         versions=", ".join(f"{k} {v}" for k, v in first["versions"].items()),
@@ -106,7 +112,7 @@ def _attacks(evaluation):
 # %% ../nbs/36_report.ipynb #e3670594
 def _before_after(loop, evaluation):
     "The section on the errors of every model on the test images"
-    n = evaluation.table.n.max()
+    n = evaluation.table.n.iloc[-1]
     fair = "all strategies had the same images, epochs and steps"
     alt = "Errors of every model, clean, under each family of corruptions and under attack"
     return "".join([
@@ -115,7 +121,31 @@ def _before_after(loop, evaluation):
         _figure(loop.run, "evaluation", evaluation.plot(), alt),
         _by_corruption(evaluation),
         _intervals(evaluation),
+        _told_apart(loop, evaluation),
         _attacks(evaluation),
+    ])
+
+def _told_apart(loop, evaluation):
+    "Which model is better than the base, by paired differences on the same images"
+    if evaluation.outcomes is None or len(evaluation.models) == 1: return ""
+    alt = "Each corruption's paired difference to the base with its 95 % interval"
+    worse = [f"{m} is worse than the base under {', '.join(map(in_words, names))}."
+             for m, names in evaluation.worse_than_base.items() if names]
+    return "".join([
+        _paragraph("On the same images, paired, the difference of the corruption errors is"),
+        _listed(evaluation.verdict().splitlines() + worse),
+        _figure(loop.run, "differences", evaluation.plot_differences(), alt),
+    ])
+
+def _checked(loop, evaluation):
+    "The section on the base alone, as wrnb check left it"
+    found = Checkup(evaluation)
+    alt = "Errors of the base with intervals: clean, corrupted, each family, each corruption, PGD"
+    return "".join([
+        _paragraph(found.verdict()),
+        _paragraph(f"Errors in percent with 95 % intervals, {evaluation.outcomes.source}:"),
+        _table(found.table()),
+        _figure(loop.run, "check", found.plot(), alt),
     ])
 
 def _on_disk(folder):
@@ -175,11 +205,12 @@ def _strengths_and_weaknesses(loop):
     ])
 
 # %% ../nbs/36_report.ipynb #a632efa8
-def _uncertainty(loop, n):
-    "What one seed and n test images leave open"
-    width = 100*1.96*(.21/n)**.5
-    return (f"One seed ({loop.setup.seed}): the spread between trainings was not measured. "
-            f"With {n} test images an error of 30 % has a 95 % interval of about ±{width:.1f} points.")
+def _uncertainty(loop, evaluation):
+    "What one seed and the images measured leave open"
+    seed = f"One seed ({loop.setup.seed}): the spread between trainings was not measured."
+    if evaluation.outcomes is None: return seed
+    part = "of the whole test set" if evaluation.outcomes.population == "set" else "of images like these"
+    return f"{seed} The intervals speak {part}, and of no other kind of picture."
 
 def _attacks_run(evaluation):
     "Which attacks there were"
@@ -200,7 +231,7 @@ def _caveats(loop, evaluation):
     train, test = (len(ds) for ds in loop.data)
     part = f"Only a part of the data was used: {train} training and {test} test images."
     return _listed([
-        _uncertainty(loop, evaluation.table.n.max()),
+        _uncertainty(loop, evaluation),
         *([part] if loop.setup.limit or loop.setup.test_limit else []),
         f"The corrupted images of the first tables were {evaluation.source} with the package's own "
         f"corruptions and the constants of {evaluation.kind}; figures from the official files can differ by points.",
@@ -209,15 +240,21 @@ def _caveats(loop, evaluation):
     ])
 
 # %% ../nbs/36_report.ipynb #d290170e
+def _is_there(loop, name): return (loop.run/name/"evaluation.csv").is_file()
+
 def _sections(loop):
-    "The sections: title and HTML of each"
-    evaluation = read_evaluation(loop.run.path)
+    "The sections: title and HTML of each; what was not done has none"
+    only_checked = _is_there(loop, "check") and not _is_there(loop, "")
+    evaluation = read_evaluation(loop.run/"check" if only_checked else loop.run.path)
     yield "What was run", _what_was_run(loop)
-    yield "Before against after", _before_after(loop, evaluation)
+    if _is_there(loop, "check"):
+        yield "How robust is the base?", _checked(loop, read_evaluation(loop.run/"check"))
+    if not only_checked: yield "Before against after", _before_after(loop, evaluation)
     for table in sorted(loop.run.path.glob("on/*/evaluation.csv")):
         yield table.parent.name, _on_disk(table.parent)
-    yield "Weakest images", _weakest(loop)
-    yield "Strengths and weaknesses", _strengths_and_weaknesses(loop)
+    if loop.run.done("score") or not _is_there(loop, "check"):
+        yield "Weakest images", _weakest(loop)
+        yield "Strengths and weaknesses", _strengths_and_weaknesses(loop)
     yield "What this does not say", _caveats(loop, evaluation)
 
 # %% ../nbs/36_report.ipynb #048bf13c

@@ -44,7 +44,9 @@ COLUMNS = dict(
     search="round images forwards boundary recall tolerance width".split(),
     weak="rank index id label score".split(),
     validation=_MEASURE,
-    evaluation=_MEASURE)
+    evaluation=_MEASURE,
+    outcomes="model perturbation severity index wrong".split(),
+    images="model index label margin confidence".split())
 _MORE_COLUMNS = dict(scores=["radius_l2"])  # that some runs have
 
 # %% ../nbs/01b_tables.ipynb #e0ccc65d
@@ -60,6 +62,9 @@ def _csv_text(df):
     return as_text(quoting=csv.QUOTE_ALL) if "\r" in as_text() else as_text()
 
 # %% ../nbs/01b_tables.ipynb #8ce1d7af
+_ENCODING = dict(outcomes=dict(  # a number of an image in few bits: the difference to the one before
+    use_dictionary=["model", "perturbation", "severity"], column_encoding=dict(index="DELTA_BINARY_PACKED")))
+
 def write_table(
     df:pd.DataFrame, # the table
     path:Path, # the file; `.parquet` or `.csv` decides its format
@@ -70,14 +75,15 @@ def write_table(
     if list(df.columns) != expected:
         raise WrnbError(f"{path.name} takes the columns {', '.join(expected)}, not {', '.join(df.columns)}")
     if path.suffix == ".parquet":
-        return write_atomic(path, lambda p: df.to_parquet(p, index=False, write_page_checksum=True))
+        how = dict(index=False, write_page_checksum=True) | _ENCODING.get(path.stem, {})
+        return write_atomic(path, lambda p: df.to_parquet(p, **how))
     return write_atomic(path, lambda p: p.write_text(_csv_text(df), encoding="utf-8", newline=""))
 
 # %% ../nbs/01b_tables.ipynb #d59dcda4
 _NAMES_OF_TYPE = dict(
     int64="rank index label pred n_neighbors n_wrong n",
     str="id subset model family perturbation",
-    bool="clean_correct",
+    bool="clean_correct wrong",
     float64="score score_low score_high error low high")
 _TYPES = {name: kind for kind, names in _NAMES_OF_TYPE.items() for name in names.split()}
 
@@ -87,6 +93,7 @@ def _is_valid(column):
     expected, is_number = _TYPES.get(column.name), column.dtype.kind in "if"
     if column.name == "severity": return is_number and bool((column >= 0).all())
     if expected is None: return True
+    if isinstance(column.dtype, pd.CategoricalDtype): return column.cat.categories.dtype == expected
     if column.dtype != expected: return False
     highest = 1 if expected == "float64" else float("inf")
     return not is_number or bool(column.between(0, highest).all())
@@ -99,7 +106,7 @@ def _read_csv(path):
 
 def _read_parquet(path):
     "The table in a Parquet file, with its checksums compared"
-    if pq.read_metadata(path).num_rows > path.stat().st_size: raise ValueError("more rows than bytes")
+    if pq.read_metadata(path).num_rows > 32*path.stat().st_size: raise ValueError("too many rows for its bytes")
     return pd.read_parquet(path, page_checksum_verification=True)
 
 # %% ../nbs/01b_tables.ipynb #141c02e9
