@@ -35,20 +35,29 @@ def _first(content, keys):
     if not isinstance(content, dict): return None
     return next((content[k] for k in keys if k in content), None)
 
+def _in_order(named):
+    "The names of a dict from names to numbers, or from numbers to names, in the order of the numbers"
+    pairs = [(v, k) if isinstance(v, int) else (int(k), v) for k, v in named.items()]
+    return [name for _, name in sorted(pairs)]
+
+
 def _classes_in(content):
     "The list of classes in a checkpoint, if it has one: a list, or a dict of names and numbers"
     listed = _first(content, _CLASS_KEYS)
-    if isinstance(listed, dict):
-        pairs = [(v, k) if isinstance(v, int) else (int(k), v) for k, v in listed.items()]
-        listed = [name for _, name in sorted(pairs)]
+    if isinstance(listed, dict): listed = _in_order(listed)
     return [str(c) for c in listed] if isinstance(listed, (list, tuple)) else None
+
+def _number(v):
+    "A number, or the one in a tensor of one; None if it is anything else"
+    if isinstance(v, torch.Tensor) and v.numel() == 1: v = v.item()
+    is_number = isinstance(v, (int, float)) and not isinstance(v, bool)
+    return v if is_number else None
+
 
 def _error_in(content):
     "The error that a checkpoint records, a share, if it records one"
-    accuracy = _first(content, _ACCURACY_KEYS)
-    if isinstance(accuracy, torch.Tensor) and accuracy.numel() == 1: accuracy = accuracy.item()
-    if isinstance(accuracy, bool) or not isinstance(accuracy, (int, float)): return None
-    if not 0 < accuracy <= 100: return None
+    accuracy = _number(_first(content, _ACCURACY_KEYS))
+    if accuracy is None or not 0 < accuracy <= 100: return None
     return 1 - (accuracy if accuracy <= 1 else accuracy/100)
 
 # %% ../nbs/13_pretrained.ipynb #2684d385
