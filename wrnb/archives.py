@@ -43,28 +43,17 @@ def read_array(
     return a
 
 # %% ../nbs/30_archives.ipynb #7e8e6be9
-def _integers_in(path):
-    "The array in a file; raise `WrnbError` unless it is a list of integers"
-    y = read_array(path)
-    if y.ndim != 1 or y.dtype.kind not in "iu":
-        raise broken(path, f"holds {y.dtype} {list(y.shape)}, not integers [5 x N]")
-    return y
-
-
-def _is_fivefold(y):
-    "Are these the same labels five times?"
-    n = len(y)//5
-    return n > 0 and len(y) % 5 == 0 and (y.reshape(5, n) == y[:n]).all()
-
-
 def read_labels(
     path:Path, # labels.npy
 )->np.ndarray: # int64, [N]
     "The labels, which must repeat five times"
-    y = _integers_in(path)
-    if not _is_fivefold(y):
+    y = read_array(path)
+    if y.ndim != 1 or y.dtype.kind not in "iu":
+        raise broken(path, f"holds {y.dtype} {list(y.shape)}, not integers [5 x N]")
+    n = len(y)//5
+    if not n or len(y) % 5 or (y.reshape(5, n) != y[:n]).any():
         raise broken(path, f"holds {len(y)} labels that do not repeat five times, once per severity")
-    return y[:len(y)//5].astype(np.int64)
+    return y[:n].astype(np.int64)
 
 # %% ../nbs/30_archives.ipynb #70d2254a
 def read_stack(

@@ -168,7 +168,8 @@ def _holds_others(run):
 def _check_folder(run):
     "Raise `WrnbError` if a run folder holds anything but a set of ours"
     if _holds_others(run):
-        raise WrnbError(f"{run.path} is not empty and was not made by wrnb corrupt: choose another out=")
+        found = f"{run.path} is not empty and was not made by wrnb corrupt"
+        raise WrnbError(f"{found}: choose another out=")
 
 
 def _check_job(job):

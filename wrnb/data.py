@@ -58,7 +58,8 @@ def _hash_array(h, v):
 
 def _state_of(name):
     "A file's size and time; raise `WrnbError` if it is gone"
-    if not os.path.exists(name): raise WrnbError(f"{name} does not exist: replace it or remove it from the data")
+    if not os.path.exists(name):
+        raise WrnbError(f"{name} does not exist: replace it or remove it from the data")
     s = os.stat(name)
     return f"{s.st_size} {s.st_mtime_ns}"
 

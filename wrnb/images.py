@@ -55,8 +55,9 @@ def _masked(mask, n, name, labels):
 
 def _check_no_mask(v, n, name):
     "Raise `WrnbError` if whole numbers look like a mask of 0 and 1"
-    if len(v) == n > 4 and v.max() <= 1:
-        raise WrnbError(f"{name} holds {n} times 0 or 1, like a mask of integers: give booleans, as in mask == 1")
+    if not len(v) == n > 4 or v.max() > 1: return
+    looks = f"{name} holds {n} times 0 or 1, like a mask of integers"
+    raise WrnbError(f"{looks}: give booleans, as in mask == 1")
 
 
 def _check_places(v, n, name):
@@ -159,7 +160,7 @@ def _main_names(classes):
 
 
 def _listed(own):
-    "Classes as a list: counted if only their number is known, those of a dict in the order of its numbers"
+    "Classes as a list: a mere number counted, a dict in the order of its numbers"
     if isinstance(own, Integral): own = range(own)
     if isinstance(own, Mapping): own = _in_order(own)
     return _main_names(own) if isinstance(own, (list, tuple)) else own

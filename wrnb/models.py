@@ -173,19 +173,15 @@ def read_file(
         raise WrnbError(f"{path} is damaged or no checkpoint: fetch it again") from None
 
 # %% ../nbs/11_models.ipynb #982079a8
-def _is_whole(state):
-    "Does a file have weights for a whole `PixelModel`, and not only for the network in it?"
-    starts = [k.removesuffix("std") for k in state if k.split(".")[-1] == "std"]
-    return any(k.startswith(f"{start}body.") for start in starts for k in state)
-
-
 def part_of(
     model:nn.Module, # a `PixelModel`, or any module
     state:dict, # names and tensors of a file
 )->nn.Module:
     "What the file has weights for: the whole `PixelModel`, or the network in it"
     if not isinstance(model, PixelModel): return model
-    return model if _is_whole(state) else model.body
+    starts = [k.removesuffix("std") for k in state if k.split(".")[-1] == "std"]
+    whole = any(k.startswith(f"{start}body.") for start in starts for k in state)
+    return model if whole else model.body
 
 def _normalisation_in(beside):
     "Names of the mean and standard deviation that a file has beside the network"
@@ -289,22 +285,13 @@ def _on_its_device(model):
     model.mean, model.std = model.mean.to(device), model.std.to(device)
     return model
 
-def _normalize_of(learn):
-    "The transform by which a Learner normalises images; None if it has none"
-    transforms = getattr(getattr(learn.dls.train, "after_batch", None), "fs", [])
-    return next((t for t in transforms if isinstance(t, Normalize)), None)
-
-
-def _per_channel(v):
-    "A mean or standard deviation for each of three channels"
-    v = v.flatten().cpu()
-    return v.repeat(3) if v.numel() == 1 else v
-
-
 def _learner_stats(learn):
     "Mean and standard deviation of a Learner's `Normalize`, for three channels; nothing if it has none"
-    normalise = _normalize_of(learn)
-    return () if normalise is None else (_per_channel(normalise.mean), _per_channel(normalise.std))
+    transforms = getattr(getattr(learn.dls.train, "after_batch", None), "fs", [])
+    normalise = next((t for t in transforms if isinstance(t, Normalize)), None)
+    if normalise is None: return ()
+    stats = normalise.mean.flatten().cpu(), normalise.std.flatten().cpu()
+    return tuple(v.repeat(3) if v.numel() == 1 else v for v in stats)
 
 def _learner_classes(learn):
     "Names of a Learner's classes, if it has a list of them"

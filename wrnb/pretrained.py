@@ -35,16 +35,12 @@ def _first(content, keys):
     if not isinstance(content, dict): return None
     return next((content[k] for k in keys if k in content), None)
 
-def _in_order(named):
-    "The names of a dict from names to numbers, or from numbers to names, in the order of the numbers"
-    pairs = [(v, k) if isinstance(v, int) else (int(k), v) for k, v in named.items()]
-    return [name for _, name in sorted(pairs)]
-
-
 def _classes_in(content):
     "The list of classes in a checkpoint, if it has one: a list, or a dict of names and numbers"
     listed = _first(content, _CLASS_KEYS)
-    if isinstance(listed, dict): listed = _in_order(listed)
+    if isinstance(listed, dict):
+        pairs = [(v, k) if isinstance(v, int) else (int(k), v) for k, v in listed.items()]
+        listed = [name for _, name in sorted(pairs)]
     return [str(c) for c in listed] if isinstance(listed, (list, tuple)) else None
 
 def _number(v):

@@ -136,8 +136,8 @@ def _leave_mark(run, stage, rank):
 
 # %% ../nbs/02_runs.ipynb #67e67b0d
 def _record_for(run, stage, rank):
-    "What config.json holds on a stage once process 0 has ended it or removed the mark of process `rank`; nothing before"
-    has_mark = _mark(run, stage, rank).is_file()  # read first: it is removed after the stage was noted as done
+    "What config.json says of a stage that process 0 has ended or let `rank` into; nothing before"
+    has_mark = _mark(run, stage, rank).is_file()  # read first: it goes after the stage is noted
     record = run.record(stage)
     return record if record.get("finished") or not has_mark else {}
 

@@ -142,8 +142,9 @@ def read_json(
 # %% ../nbs/01b_tables.ipynb #5c672196
 def _check_shared(folder, world):
     "Raise `WrnbError` if several processes have no folder to leave their parts in"
-    if world > 1 and not folder:
-        raise WrnbError(f"{world} processes can share work only in a run folder: give out=, or start one process")
+    if world == 1 or folder: return
+    needs = f"{world} processes can share work only in a run folder"
+    raise WrnbError(f"{needs}: give out=, or start one process")
 
 
 def own_parts(
