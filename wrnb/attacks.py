@@ -215,12 +215,15 @@ def _as_bytes(x):
     levels = (x*255).round_().byte()
     return levels if torch.equal(_pixels(levels), x) else x
 
+def _stored_batches(ds):
+    "All images in batches, as bytes if nothing is lost by it, and their labels"
+    lists = torch.arange(len(ds)).split(64)
+    return [(_as_bytes(x), y) for x, y in batches(ds, [i.tolist() for i in lists])]
+
+
 def _read(ds):
     "All images of a data set, as bytes if nothing is lost by it, and their labels"
-    ds = as_images(ds)
-    lists = torch.arange(len(ds)).split(64)
-    parts = [(_as_bytes(x), y) for x, y in batches(ds, [i.tolist() for i in lists])]
-    xs, ys = zip(*parts)
+    xs, ys = zip(*_stored_batches(as_images(ds)))
     if {x.dtype for x in xs} != {torch.uint8}: xs = map(_pixels, xs)
     return torch.cat(list(xs)), torch.cat(ys)
 

@@ -57,13 +57,21 @@ class EpochRowsCallback(Callback):
     def before_epoch(self):
         self._sums = dict(train=[0., 0, 0], valid=[0., 0, 0])  # loss, wrong answers, images
 
-    def after_batch(self):
-        n, loss = len(self.y), self.learn.loss.item()
+    def _check_finite(self, loss):
+        "Raise `Diverged` if the loss is infinite or not a number"
         if not isfinite(loss):
             raise Diverged(f"the loss became {loss} in epoch {self.epoch+1}: give a lower lr=")
-        wrong = (self.pred.argmax(1) != self.y).sum().item()
+
+    def _add(self, *values):
+        "Add a batch's loss, errors and number of images to those of the epoch"
         sums = self._sums["train" if self.training else "valid"]
-        for i, value in enumerate((loss*n, wrong, n)): sums[i] += value
+        for i, value in enumerate(values): sums[i] += value
+
+    def after_batch(self):
+        n, loss = len(self.y), self.learn.loss.item()
+        self._check_finite(loss)
+        wrong = (self.pred.argmax(1) != self.y).sum().item()
+        self._add(loss*n, wrong, n)
 
     def after_epoch(self):
         train_loss, _, n = _sum_of_all(self._sums["train"])

@@ -27,16 +27,26 @@ def is_plain(
     odd = not isinstance(v, torch.Tensor) or v.is_meta or v.is_quantized or v.is_complex()
     return not odd and v.layout == torch.strided
 
-def _states(content):
-    "The state dicts in what a file holds: by the name of their place, or itself by an empty name"
-    if not isinstance(content, Mapping): return {}
-    named = {k: v for k, v in content.items() if isinstance(k, str)}
+def _inner_states(named):
+    "The state dicts in the values of a dict, by the name of their place"
     inner = {}
     for k, v in named.items():
         states = _states(v)
         inner |= states if len(states) > 1 else {k: state for state in states.values()}
+    return inner
+
+
+def _own_state(named):
+    "The tensors among the values of a dict as a state dict by an empty name, if there are some"
     own = {k: v for k, v in named.items() if is_plain(v)}
-    return inner or ({"": own} if own else {})
+    return {"": own} if own else {}
+
+
+def _states(content):
+    "The state dicts in what a file holds: by the name of their place, or itself by an empty name"
+    if not isinstance(content, Mapping): return {}
+    named = {k: v for k, v in content.items() if isinstance(k, str)}
+    return _inner_states(named) or _own_state(named)
 
 def _chosen_state(states, path):
     "Of several state dicts the one that is meant; raise `WrnbError` if that is not plain"

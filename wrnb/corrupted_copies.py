@@ -75,13 +75,23 @@ def _file_name(i):
     if suffix in (".jpg", ".jpeg"): return p.name
     return f"{p.stem if suffix in Image.registered_extensions() else p.name}.JPEG"
 
-def _file_names(job):
-    "class/file for each image, from its id"
-    for c in job.classes:
+def _check_names(classes):
+    "Raise `WrnbError` if a class cannot be the name of a folder"
+    for c in classes:
         if not is_name(c): raise WrnbError(f"class {c!r} cannot be the name of a folder: rename it")
-    names = [f"{job.classes[y]}/{_file_name(i)}" for i, y in zip(job.ds.ids, job.labels)]
+
+
+def _check_distinct(names):
+    "Raise `WrnbError` if two images would have one file"
     for name, count in Counter(names).items():
         if count > 1: raise WrnbError(f"two images would both be saved as {name}: rename one of them")
+
+
+def _file_names(job):
+    "class/file for each image, from its id"
+    _check_names(job.classes)
+    names = [f"{job.classes[y]}/{_file_name(i)}" for i, y in zip(job.ds.ids, job.labels)]
+    _check_distinct(names)
     return names
 
 # %% ../nbs/31b_corrupted_copies.ipynb #bb000d53
@@ -150,11 +160,21 @@ def _names_of(names, bar, preset):
 
 def _labels_of(ds): return np.asarray(ds.labels if hasattr(ds, "labels") else [int(y) for _, y in ds])
 
+def _holds_others(run):
+    "Does a run folder hold anything but a set of ours?"
+    return run.path.is_dir() and any(run.path.iterdir()) and not run.options("corrupt")
+
+
+def _check_folder(run):
+    "Raise `WrnbError` if a run folder holds anything but a set of ours"
+    if _holds_others(run):
+        found = f"{run.path} is not empty and was not made by wrnb corrupt"
+        raise WrnbError(f"{found}: choose another out=")
+
+
 def _check_job(job):
     "Raise `WrnbError` for what cannot be corrupted, or if the folder holds anything but a set of ours"
     for name in job.names: Corruption(name, 1, job.preset)
     corrupt(job.ds[0][0][None], "brightness", 1, job.preset)
     if job.preset != "cifar-c": _file_names(job)
-    path = job.run.path
-    if path.is_dir() and any(path.iterdir()) and not job.run.options("corrupt"):
-        raise WrnbError(f"{path} is not empty and was not made by wrnb corrupt: choose another out=")
+    _check_folder(job.run)

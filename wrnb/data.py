@@ -40,23 +40,33 @@ def _flat(v):
     if not isinstance(v, torch.Tensor): return np.ascontiguousarray(v).reshape(-1)
     return v.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
 
+def _hash_in_parts(h, v, rows):
+    "Add a flat array, `rows` numbers at a time, each part hashed by a thread"
+    def digest(k): return hashlib.blake2b(v[k:k+rows]).digest()
+    with ThreadPoolExecutor() as pool:
+        for part in pool.map(digest, range(0, len(v), rows)): h.update(part)
+
+
 def _hash_array(h, v):
     "Add the type, shape and values of an array or a tensor; a large one in parts, each by a thread"
     h.update(f"{v.dtype}{list(v.shape)}".encode())
     v = _flat(v)
     rows = 2**26//v.itemsize
-    if len(v) <= rows: return h.update(v)
-    def digest(k): return hashlib.blake2b(v[k:k+rows]).digest()
-    with ThreadPoolExecutor() as pool:
-        for part in pool.map(digest, range(0, len(v), rows)): h.update(part)
+    if len(v) <= rows: h.update(v)
+    else: _hash_in_parts(h, v, rows)
+
+def _state_of(name):
+    "A file's size and time; raise `WrnbError` if it is gone"
+    if not os.path.exists(name):
+        raise WrnbError(f"{name} does not exist: replace it or remove it from the data")
+    s = os.stat(name)
+    return f"{s.st_size} {s.st_mtime_ns}"
+
 
 def _hash_files(h, names):
     "Add the names, below their common folder, sizes and times of files"
     common = os.path.dirname(os.path.commonprefix([min(names), max(names)]))
-    for name in names:
-        if not os.path.exists(name): raise WrnbError(f"{name} does not exist: replace it or remove it from the data")
-        s = os.stat(name)
-        h.update(f"{name[len(common):]} {s.st_size} {s.st_mtime_ns}\n".encode())
+    for name in names: h.update(f"{name[len(common):]} {_state_of(name)}\n".encode())
 
 # %% ../nbs/08_data.ipynb #9f0e657c
 def _is_plain(v): return isinstance(v, (str, bytes, int, float, Path, np.generic))
@@ -69,12 +79,18 @@ def _hash_values(h, values):
         elif isinstance(v, Mapping): _hash_values(h, chain(*v.items()))
         elif isinstance(v, (list, tuple)): _hash_values(h, v)
 
+def _names_in(values):
+    "The names in a list of them, or of tuples that begin with one; None if it holds anything else"
+    names = [v[0] if isinstance(v, (tuple, list)) and len(v) else v for v in values]
+    are_names = all(isinstance(name, (str, Path)) for name in names)
+    return list(map(str, names)) if are_names else None
+
+
 def _files_of(values, root):
     "The files that a list of names, or of tuples that begin with one, speaks of; None if it doesn't"
-    names = [v[0] if isinstance(v, (tuple, list)) and len(v) else v for v in values]
-    if not all(isinstance(name, (str, Path)) for name in names): return None
-    names = [str(name) for name in names]
-    if not os.path.isfile(names[0]): names = [os.path.join(root, name) for name in names]
+    names = _names_in(values)
+    if names is None or os.path.isfile(names[0]): return names
+    names = [os.path.join(root, name) for name in names]
     return names if os.path.isfile(names[0]) else None
 
 # %% ../nbs/08_data.ipynb #1516b43a
@@ -107,18 +123,27 @@ def _hash_list(h, values, root):
     _hash_values(h, [v[1:] for v in values if isinstance(v, (tuple, list))] if files else values)
 
 # %% ../nbs/08_data.ipynb #2ffa13f2
+def _seed_all(seed):
+    "Let Python's, NumPy's and torch's random numbers begin at `seed`"
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.default_generator.manual_seed(seed)
+
+
+def _set_states(python, numpy, tensors):
+    "Give Python's, NumPy's and torch's random numbers the states that they had"
+    random.setstate(python)
+    np.random.set_state(numpy)
+    torch.default_generator.set_state(tensors)
+
+
 @contextmanager
 def _random_numbers(seed):
     "Python's, NumPy's and torch's random numbers begin at `seed`; afterwards they go on as before"
     before = random.getstate(), np.random.get_state(), torch.default_generator.get_state()
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)
+    _seed_all(seed)
     try: yield
-    finally:
-        random.setstate(before[0])
-        np.random.set_state(before[1])
-        torch.default_generator.set_state(before[2])
+    finally: _set_states(*before)
 
 def _copied(ds):
     "A copy of a dataset and of those within it, which share their images"
@@ -200,13 +225,22 @@ def _hash_any(h, ds):
     _hash_labels(h, ds)
     _hash_spread(h, ds)
 
+def _held_by(ds):
+    "A Learner's own dataset, or the items that fastai's is made from"
+    return ds.ds if isinstance(ds.ds, Dataset) else getattr(ds.ds, "items", None)
+
+
+def _hash_parts(h, parts, n):
+    "Add the opened files and the labels, which are the parts of fastai's dataset of `n` images"
+    if len(parts): _hash_held(h, _opened_files(parts[0]), n)
+    if len(parts) > 1: _hash_values(h, parts[1])
+
+
 def _hash_learner(h, ds):
     "Add the items, files and labels of a Learner's images, and some of them as it gives them"
     _hash_values(h, [ds.ids, ds.classes])
-    _hash_held(h, ds.ds if isinstance(ds.ds, Dataset) else getattr(ds.ds, "items", None), len(ds))
-    parts = getattr(ds.ds, "tls", ())
-    if len(parts): _hash_held(h, _opened_files(parts[0]), len(ds))
-    if len(parts) > 1: _hash_values(h, parts[1])
+    _hash_held(h, _held_by(ds), len(ds))
+    _hash_parts(h, getattr(ds.ds, "tls", ()), len(ds))
     _hash_spread(h, ds)
 
 def _opened_files(part):

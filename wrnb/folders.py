@@ -97,13 +97,16 @@ def _annotated(folder):
     return names, [table[Path(name).name] for name in names]
 
 # %% ../nbs/06_folders.ipynb #a97d66a6
+def _pictures_and_classes(folder, nested):
+    "Names of a folder's pictures, below it, and the class of each"
+    if (folder/_ANNOTATIONS).is_file(): return _annotated(folder)
+    names = _class_pictures(folder)
+    return names, [n.split("/")[-2 if nested else 0] for n in names]
+
+
 def _list_split(path, split, nested):
     "Names of a split's pictures, below `path`, and the class of each"
-    folder = path/split
-    if (folder/_ANNOTATIONS).is_file(): names, classes = _annotated(folder)
-    else:
-        names = _class_pictures(folder)
-        classes = [n.split("/")[-2 if nested else 0] for n in names]
+    names, classes = _pictures_and_classes(path/split, nested)
     names = [f"{split}/{n}" if split else n for n in names]
     _check_names(path, names)
     return names, classes
@@ -243,6 +246,12 @@ def _drawn(ds, share, seed):
     return train, test
 
 # %% ../nbs/06_folders.ipynb #6e1c98ae
+def _sets_of(name, size, test_share, seed):
+    "The training and test images that `name` means, all of them"
+    if name == "digits": return _digits()
+    return _folder_sets(_data_folder(name), size, name == "cifar100", test_share, seed)
+
+
 def load_data(
     name:str, # "digits", "cifar10", "cifar100", "hf:NAME", or a folder with train/ and test/ (or val/)
     size:int=None, # side in pixels for a folder's pictures; None takes the median of their shorter sides, at most 224
@@ -255,8 +264,7 @@ def load_data(
     if str(name).startswith("hf:"):
         if test_share is not None: raise WrnbError("test_share= is for folders: hf:NAME has its own test images")
         return hub_sets(str(name)[3:], size, limit, test_limit)
-    if name == "digits": train, test = _digits()
-    else: train, test = _folder_sets(_data_folder(name), size, name == "cifar100", test_share, seed)
+    train, test = _sets_of(name, size, test_share, seed)
     return _held_if_small(limited(train, limit)), _held_if_small(limited(test, test_limit))
 
 # %% ../nbs/06_folders.ipynb #5d82334f

@@ -24,10 +24,16 @@ from .items import _LABEL_KEYS, _class_number, _image_and_label, _pixels, _some
 from .columns import image_and_label
 
 # %% ../nbs/04_images.ipynb #73dbb3ce
+def _unpacked(values):
+    "A tensor as an array, something else to go through as a list"
+    if isinstance(values, torch.Tensor): return values.detach().cpu().numpy()
+    if isinstance(values, Iterable) and not hasattr(values, "__array__"): return list(values)
+    return values
+
+
 def _plain_array(values):
     "An array from whatever can be one; pandas' objects become booleans or integers again"
-    if isinstance(values, torch.Tensor): values = values.detach().cpu().numpy()
-    elif isinstance(values, Iterable) and not hasattr(values, "__array__"): values = list(values)
+    values = _unpacked(values)
     try: return np.array(np.asarray(values).tolist())
     except ValueError: return np.array("lists of several lengths")
 
@@ -47,12 +53,18 @@ def _masked(mask, n, name, labels):
     if shuffled: raise WrnbError(f"{name} is a mask whose index is in another order: give mask.sort_index()")
     return np.flatnonzero(mask)
 
+def _check_no_mask(v, n, name):
+    "Raise `WrnbError` if whole numbers look like a mask of 0 and 1"
+    if not len(v) == n > 4 or v.max() > 1: return
+    looks = f"{name} holds {n} times 0 or 1, like a mask of integers"
+    raise WrnbError(f"{looks}: give booleans, as in mask == 1")
+
+
 def _check_places(v, n, name):
     "Raise `WrnbError` unless all numbers are places among `n` images, and not a mask of 0 and 1"
     outside = v[(v < 0) | (v >= n)]
     if len(outside): raise WrnbError(f"{name} has {outside[0]}, outside the {n} images: give numbers from 0 to {n-1}")
-    if len(v) == n > 4 and v.max() <= 1:
-        raise WrnbError(f"{name} holds {n} times 0 or 1, like a mask of integers: give booleans, as in mask == 1")
+    _check_no_mask(v, n, name)
 
 # %% ../nbs/04_images.ipynb #1bb404a1
 def indices(
@@ -90,13 +102,21 @@ def _own_ids(ds):
     if len(own) == len(ds): return own
     raise WrnbError(f"the dataset has {len(own)} ids for {len(ds)} images: give one per image")
 
+def _ids_of_subset(ds):
+    whole = _own_ids(ds.dataset)
+    return whole and [whole[int(i)] for i in ds.indices]
+
+
+def _ids_of_all(parts):
+    "The names of the images of several datasets; None if one has none"
+    ids = [_own_ids(ds) for ds in parts]
+    return None if None in ids else list(chain(*ids))
+
+
 def _ids_of_parts(ds):
     "The names of the images of datasets in one, or of the one of which `ds` is a part; None if they have none"
-    if isinstance(ds, Subset):
-        whole = _own_ids(ds.dataset)
-        return whole and [whole[int(i)] for i in ds.indices]
-    parts = [_own_ids(d) for d in ds.datasets] if isinstance(ds, ConcatDataset) else [None]
-    return None if None in parts else list(chain(*parts))
+    if isinstance(ds, Subset): return _ids_of_subset(ds)
+    return _ids_of_all(ds.datasets) if isinstance(ds, ConcatDataset) else None
 
 def ids_of(
     ds, # any map-style dataset
@@ -122,13 +142,29 @@ def _names_of_classes(ds):
     return getattr(named[0], "names", None) if len(named) == 1 else getattr(ds, "class_to_idx", None)
 
 # %% ../nbs/04_images.ipynb #59bf104e
+def _common_classes(parts):
+    "The classes that several datasets have; raise `WrnbError` if they differ"
+    first, *others = map(classes_of, parts)
+    if all(own == first for own in others): return first
+    raise WrnbError("the parts of the ConcatDataset have different classes: give them the same list")
+
+
 def _classes_of_parts(ds):
     "The classes of datasets in one, or of the one of which `ds` is a part; None if they have none"
     if isinstance(ds, Subset): return classes_of(ds.dataset)
-    if not isinstance(ds, ConcatDataset): return None
-    first, *others = [classes_of(d) for d in ds.datasets]
-    if all(own == first for own in others): return first
-    raise WrnbError("the parts of the ConcatDataset have different classes: give them the same list")
+    return _common_classes(ds.datasets) if isinstance(ds, ConcatDataset) else None
+
+def _main_names(classes):
+    "The first of the synonyms of each class, if it has several"
+    return [v[0] if isinstance(v, (list, tuple)) else v for v in classes]
+
+
+def _listed(own):
+    "Classes as a list: a mere number counted, a dict in the order of its numbers"
+    if isinstance(own, Integral): own = range(own)
+    if isinstance(own, Mapping): own = _in_order(own)
+    return _main_names(own) if isinstance(own, (list, tuple)) else own
+
 
 def classes_of(
     ds, # any map-style dataset
@@ -136,10 +172,7 @@ def classes_of(
     "Names of a dataset's classes: of a list, an array, a dict of numbers, or counted if it only says how many"
     own = _names_of_classes(ds)
     if own is None: return _classes_of_parts(ds)
-    if isinstance(own, Integral): own = range(own)
-    if isinstance(own, Mapping): own = _in_order(own)
-    if isinstance(own, (list, tuple)): own = [v[0] if isinstance(v, (list, tuple)) else v for v in own]  # synonyms
-    return _texts(own, "classes") or None
+    return _texts(_listed(own), "classes") or None
 
 # %% ../nbs/04_images.ipynb #3ba4fd12
 _INSTEAD = {

@@ -73,11 +73,16 @@ def _some(names):
     return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 # %% ../nbs/03b_items.ipynb #30d0790f
+def _is_one_hot(v, classes):
+    "Is a flat label a single 1 among zeros, with a number for each class?"
+    fits = len(v) == len(classes) if classes else len(v) > 2
+    return fits and (v == 1).sum() == 1 and (v == 0).sum() == len(v) - 1
+
+
 def _one_hot(v, name, classes):
     "The place of the only 1 among zeros"
     v = v.reshape(-1)
-    fits = len(v) == len(classes) if classes else len(v) > 2
-    if fits and (v == 1).sum() == 1 and (v == 0).sum() == len(v) - 1: return int(v.argmax())
+    if _is_one_hot(v, classes): return int(v.argmax())
     raise WrnbError(f"{name} has a label of {len(v)} numbers, not one-hot: a classifier needs one class per image")
 
 # %% ../nbs/03b_items.ipynb #8f5b68ce

@@ -101,28 +101,40 @@ class LearnerSet(Images):
         self.after_batch = validation_transforms(learn.dls)
 
     def _fetch(self, idxs): return [self._transformed(i) for i in idxs]
-    def _transformed(self, i):
-        "Item `i` of the Learner's dataset after its transforms"
+    def _validation_item(self, i):
+        "Item `i` of the Learner's dataset, as for validation"
         for_validation = getattr(self.ds, "set_split_idx", lambda i: nullcontext())
-        with for_validation(1): item = self.ds[i]
-        for t in self.after_item: item = t(item, split_idx=1)
-        if not isinstance(item[0], torch.Tensor): return item
+        with for_validation(1): return self.ds[i]
+
+    def _as_in_a_batch(self, item):
+        "An item after the transforms of batches"
         batch = item[0][None].cpu(), *item[1:]
         for t in self.after_batch: batch = t(batch, split_idx=1)
         return batch[0][0], *item[1:]
+
+    def _transformed(self, i):
+        "Item `i` of the Learner's dataset after its transforms"
+        item = self._validation_item(i)
+        for t in self.after_item: item = t(item, split_idx=1)
+        return self._as_in_a_batch(item) if isinstance(item[0], torch.Tensor) else item
 
 # %% ../nbs/07_learners.ipynb #3c599c0c
 def _vocab(dls):
     "The names of a Learner's classes, or None"
     return _texts(getattr(dls, "vocab", None), "vocab")
 
+def _no_images(split):
+    "The error of a Learner that has no images"
+    lacks = f"the Learner has no {dict(train='training', valid='validation')[split]} images"
+    return WrnbError(f"{lacks} (an exported one carries none): give them, a dataset of (image, label)")
+
+
 def _part(dls, split):
     "A Learner's training or validation images"
     loaders = dls.loaders[int(split == "valid"):]
     own = loaders[0].dataset if loaders else []
     if not hasattr(own, "__len__") or len(own): return own
-    lacks = f"the Learner has no {dict(train='training', valid='validation')[split]} images"
-    raise WrnbError(f"{lacks} (an exported one carries none): give them, a dataset of (image, label)")
+    raise _no_images(split)
 
 # %% ../nbs/07_learners.ipynb #6b9178e3
 def _own_images(model, split):

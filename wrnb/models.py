@@ -56,11 +56,15 @@ def _channels(name, values, default):
     return values.reshape(1, 3, 1, 1)
 
 # %% ../nbs/11_models.ipynb #bc29d1e5
+def _named_logits(out):
+    "The logits in a dict: those of that name, or its only tensor"
+    tensors = [v for v in out.values() if isinstance(v, torch.Tensor)]
+    return out.get("logits", tensors[0] if len(tensors) == 1 else None)
+
+
 def _main_output(out):
     "The logits among several outputs, if it is plain which they are"
-    if isinstance(out, Mapping):
-        tensors = [v for v in out.values() if isinstance(v, torch.Tensor)]
-        return out.get("logits", tensors[0] if len(tensors) == 1 else None)
+    if isinstance(out, Mapping): return _named_logits(out)
     if isinstance(out, (tuple, list)) and not hasattr(out, "logits"): return out[0] if out else None
     return getattr(out, "logits", None)
 

@@ -43,12 +43,17 @@ def _classes_in(content):
         listed = [name for _, name in sorted(pairs)]
     return [str(c) for c in listed] if isinstance(listed, (list, tuple)) else None
 
+def _number(v):
+    "A number, or the one in a tensor of one; None if it is anything else"
+    if isinstance(v, torch.Tensor) and v.numel() == 1: v = v.item()
+    is_number = isinstance(v, (int, float)) and not isinstance(v, bool)
+    return v if is_number else None
+
+
 def _error_in(content):
     "The error that a checkpoint records, a share, if it records one"
-    accuracy = _first(content, _ACCURACY_KEYS)
-    if isinstance(accuracy, torch.Tensor) and accuracy.numel() == 1: accuracy = accuracy.item()
-    if isinstance(accuracy, bool) or not isinstance(accuracy, (int, float)): return None
-    if not 0 < accuracy <= 100: return None
+    accuracy = _number(_first(content, _ACCURACY_KEYS))
+    if accuracy is None or not 0 < accuracy <= 100: return None
     return 1 - (accuracy if accuracy <= 1 else accuracy/100)
 
 # %% ../nbs/13_pretrained.ipynb #2684d385

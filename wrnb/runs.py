@@ -61,11 +61,16 @@ def _check_no_links(folder):
             raise WrnbError(f"{p} is a link out of the run folder: replace it with a real folder")
 
 # %% ../nbs/02_runs.ipynb #a399402c
+def _is_config(config):
+    "Can `Run` have written what a config.json holds?"
+    stages = config.get("stages")
+    return isinstance(stages, dict) and all(map(_is_record, stages.values()))
+
+
 def _read_config(path):
     "What config.json holds; raise `WrnbError` if `Run` cannot have written it, or if it is next to links"
     config = read_json(path)
-    stages = config.get("stages")
-    if not isinstance(stages, dict) or not all(map(_is_record, stages.values())):
+    if not _is_config(config):
         raise WrnbError(f"{path} is damaged: restore it, or choose another out=")
     _check_no_links(path.parent)
     return config
@@ -130,14 +135,18 @@ def _leave_mark(run, stage, rank):
     mark.touch()
 
 # %% ../nbs/02_runs.ipynb #67e67b0d
+def _record_for(run, stage, rank):
+    "What config.json says of a stage that process 0 has ended or let `rank` into; nothing before"
+    has_mark = _mark(run, stage, rank).is_file()  # read first: it goes after the stage is noted
+    record = run.record(stage)
+    return record if record.get("finished") or not has_mark else {}
+
+
 def _entered(run, stage):
     "What config.json holds on a stage; processes after the first wait until it says what they can act on"
     rank = this_process().rank
     if rank == 0: return run.record(stage)
-    def ready():
-        has_mark = _mark(run, stage, rank).is_file()  # read first: it is removed after the stage was noted as done
-        record = run.record(stage)
-        return record if record.get("finished") or not has_mark else {}
+    ready = partial(_record_for, run, stage, rank)
     return wait_for(ready, f"process 0 to enter or end {stage}")
 
 # %% ../nbs/02_runs.ipynb #d77dee27
@@ -170,14 +179,19 @@ def _check_same_options(run, stage, options):
         raise WrnbError(f"{run.path} was made with {difference}: give the same or choose another out=")
 
 # %% ../nbs/02_runs.ipynb #8ae0b9f0
+def _remove_all_marks(run, stage, world):
+    "Remove what all processes after the first have left"
+    for rank in range(1, world):
+        _mark(run, stage, rank).unlink(missing_ok=True)
+        refusal(run.parts(stage), rank).unlink(missing_ok=True)
+
+
 def _remove_marks(run, stage):
     "Remove what earlier processes have left: the first process that of all, another one its own refusal"
     place = this_process()
     if place.world == 1: return
     refusal(run.parts(stage), place.rank).unlink(missing_ok=True)
-    for rank in range(1, place.world) if place.rank == 0 else ():
-        _mark(run, stage, rank).unlink(missing_ok=True)
-        refusal(run.parts(stage), rank).unlink(missing_ok=True)
+    if place.rank == 0: _remove_all_marks(run, stage, place.world)
 
 @patch
 def claim(self:Run,

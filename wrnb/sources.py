@@ -20,21 +20,30 @@ from .models import STATS
 from .hub_models import hub_facts, hub_network
 
 # %% ../nbs/12_sources.ipynb #dbac563a
+def _n_outputs(layer):
+    "How many outputs a linear or convolutional layer has"
+    return layer.out_features if isinstance(layer, nn.Linear) else layer.out_channels
+
+
 def with_outputs(
     net:nn.Module, # any network
     n:int, # outputs
 )->list:
     "Names of the linear and convolutional layers with `n` outputs"
-    def outputs(m): return m.out_features if isinstance(m, nn.Linear) else m.out_channels
     layers = {k: m for k, m in net.named_modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
-    return [name for name, m in layers.items() if outputs(m) == n]
+    return [name for name, m in layers.items() if _n_outputs(m) == n]
 
 # %% ../nbs/12_sources.ipynb #83cf5702
+def _fresh_layer(old, n_classes):
+    "A layer like the old one with `n_classes` outputs and random weights"
+    bias = old.bias is not None
+    if isinstance(old, nn.Linear): return nn.Linear(old.in_features, n_classes, bias=bias)
+    return nn.Conv2d(old.in_channels, n_classes, old.kernel_size, bias=bias)
+
+
 def _new_layer(old, n_classes, rows=None):
     "A layer like the old one with `n_classes` outputs, which keeps `rows` of it"
-    bias = old.bias is not None
-    if isinstance(old, nn.Conv2d): new = nn.Conv2d(old.in_channels, n_classes, old.kernel_size, bias=bias)
-    else: new = nn.Linear(old.in_features, n_classes, bias=bias)
+    new = _fresh_layer(old, n_classes)
     if rows: new.load_state_dict({k: v[rows] for k, v in old.state_dict().items()})
     return new
 

@@ -147,14 +147,20 @@ def read_json(
     raise WrnbError(f"{path} is missing or damaged: run the command that makes it again, or choose another out=")
 
 # %% ../nbs/01b_tables.ipynb #5c672196
+def _check_shared(folder, world):
+    "Raise `WrnbError` if several processes have no folder to leave their parts in"
+    if world == 1 or folder: return
+    needs = f"{world} processes can share work only in a run folder"
+    raise WrnbError(f"{needs}: give out=, or start one process")
+
+
 def own_parts(
     folder:Path|None, # where finished parts are kept; None keeps nothing
     names:list, # the parts, in the order of the final table
 )->list: # names
     "The parts that this process has still to compute: each process takes every n-th part"
     place = this_process()
-    if place.world > 1 and not folder:
-        raise WrnbError(f"{place.world} processes can share work only in a run folder: give out=, or start one process")
+    _check_shared(folder, place.world)
     own = names[place.rank::place.world]
     return [n for n in own if not (folder and (as_path(folder)/f"{n}.parquet").is_file())]
 
@@ -180,13 +186,18 @@ def _is_written(path, rank):
     "Is there a part of this process? Raise `WrnbError` if it will not come"
     return path.is_file() or check_refusal(path.parent, rank)
 
+def _wait_for_part(path, rank):
+    "Wait until another process has written its part"
+    is_there = partial(_is_written, path, rank)
+    wait_for(is_there, f"part {path.stem} of process {rank}")
+
+
 def _wait_for_others(paths, label):
     "Wait until the other processes have written their parts"
     world = this_process().world
     if world == 1: return
     for k, path in enumerate(progress(paths, f"{label}, the other processes")):
-        is_there = partial(_is_written, path, k % world)
-        wait_for(is_there, f"part {path.stem} of process {k % world}")
+        _wait_for_part(path, k % world)
 
 # %% ../nbs/01b_tables.ipynb #6b306e75
 def _join_parts(paths):
