@@ -15,11 +15,14 @@ from operator import attrgetter
 from pathlib import Path
 from typing import get_args
 
+from fastcore.basics import noop
+
 import wrnb
 
 # %% ../nbs/37_cli.ipynb #0fcadceb
 def _import_rooms():
     "Import the rooms that do the work; from then on they are `wrnb.core`, `wrnb.loop`, ..."
+    import_module("wrnb.corrupted_copies")
     import_module("wrnb.report")  # which imports all the others
 
 # %% ../nbs/37_cli.ipynb #bdd764d8
@@ -98,7 +101,14 @@ def _report(given):
 def _say_errors(loop, evaluation):
     "Say the table of errors"
     table = evaluation.percent().rename_axis(columns="model").to_string()
-    loop.say(f"\nErrors in percent on {evaluation.table.n.max()} test images:\n{table}")
+    n = evaluation.table.n.iloc[-1]
+    loop.say(f"\nErrors in percent on {n} test images{_per_cell(evaluation)}:\n{table}")
+    if evaluation.outcomes and len(evaluation.models) > 1: loop.say(f"\n{evaluation.verdict()}")
+
+def _per_cell(evaluation):
+    "Says so if only a part of the images was measured"
+    part = evaluation.outcomes and evaluation.outcomes.population == "set"
+    return f" per corruption and severity, {evaluation.outcomes.design}" if part else ""
 
 def _evaluate(given):
     loop, given = _open_or_begin(given)
@@ -108,20 +118,47 @@ def _evaluate(given):
         error = f"{100*r.error:.2f} %, 95 % interval {100*r.low:.2f} to {100*r.high:.2f}"
         loop.say(f"\n{model}: corruption error {error}, n {r.n}, {r.cells} cells, {r.source}")
 
+def _check(given):
+    given = dict(out=_check_folder(given)) | given
+    loop, given = _begin(given)
+    _call(loop.train_base, given)
+    found = _call(loop.check, given)
+    loop.say(f"\nErrors in percent with 95 % intervals, {found.evaluation.outcomes.source}:\n{found}")
+    loop.say(f"\nGo on with wrnb evaluate {loop.run.path} or wrnb report {loop.run.path}")
+
+def _check_folder(given):
+    "Where a check is kept if you do not say it: named by data and model"
+    model = given.get("model") or DEFAULTS.get(given["data"], DEFAULTS["other"])["model"] or ""
+    words = Path(given["data"]).name, model.partition("@")[0]
+    return "check-" + "-".join(re.sub(r"[^\w.]+", "-", word) for word in words)
+
 # %% ../nbs/37_cli.ipynb #ccda110f
+def _check_finished(loop, given, strategies):
+    "Raise `WrnbError` if a finished stage had other options, before a word is said of the others"
+    stages = {stage: getattr(loop, stage) for stage in ("score", "weak", "validate")}
+    stages = {"base": loop.train_base} | stages | {f"enhance {s}": partial(loop.enhance, s) for s in strategies}
+    say, loop.say = loop.say, noop
+    for stage, function in (stages | {"evaluate": loop.evaluate}).items():
+        if loop.run.done(stage): _call(function, _without_families(given) if stage == "evaluate" else given)
+        elif stage != "base": break
+    loop.say = say
+
+def _without_families(given): return {k: v for k, v in given.items() if k != "families"}
+
 def _run(given,
     strategies:tuple=("standard", "augmix", "reva"), # strategies of fine-tuning to compare
 ):
     known = wrnb.enhancement.STRATEGIES
     for strategy in strategies: wrnb.core.check_choice("strategies", strategy, known)
     loop, given = _begin(given)
+    _check_finished(loop, given, strategies)
     for stage in (loop.train_base, loop.score, loop.weak): _call(stage, given)
     if loop.has_weak: _call(loop.validate, given)
     unguided = "reva" in strategies and _call(loop.unguided, given)
     if unguided: loop.say(f"enhance: reva is left out, since {unguided}")
     for strategy in strategies:
         if not (unguided and strategy == "reva"): _call(partial(loop.enhance, strategy), given)
-    evaluation = _call(loop.evaluate, {k: v for k, v in given.items() if k != "families"})
+    evaluation = _call(loop.evaluate, _without_families(given))
     page = loop.report()
     _say_errors(loop, evaluation)
     loop.say(f"\n{page}")
@@ -135,7 +172,7 @@ def _corrupt(given,
     if images.origin: wrnb.core.print_line(f"data: {images.origin}")
     run = wrnb.runs.Run(given["out"])
     done = run.done("corrupt")
-    made = _call(partial(wrnb.corrupted_sets.save_corrupted, images), given)
+    made = _call(partial(wrnb.corrupted_copies.save_corrupted, images), given)
     wrnb.core.print_line(f"corrupt: done already, see {run.path}" if done else f"corrupt: {made} -> {run.path}")
 
 # %% ../nbs/37_cli.ipynb #795c7bbd
@@ -148,6 +185,7 @@ class Command:
     functions:str # functions of `wrnb` whose arguments are its options; perhaps only one, behind a colon
     positional:str="out" # the argument that is given without a name
     without:str="" # an argument that is no option
+    optional:str="" # an argument that other commands require
 
 # %% ../nbs/37_cli.ipynb #8948a220
 COMMANDS = dict(
@@ -155,8 +193,13 @@ COMMANDS = dict(
         "the whole loop: score, weak, validate, enhance, evaluate, report",
         "wrnb run digits --out runs/digits",
         "setup.Setup loop.Loop loop.Loop.train_base loop.Loop.score loop.Loop.weak "
-        "loop.Loop.validate loop.Loop.enhance",
+        "loop.Loop.validate loop.Loop.enhance loop.Loop.evaluate",
         positional="data", without="strategy"),
+    check=Command(_check,
+        "how robust is a model? an answer with intervals in a minute or two",
+        "wrnb check digits --model digits_net",
+        "setup.Setup loop.Loop loop.Loop.train_base loop.Loop.check",
+        positional="data", optional="out"),
     score=Command(_score,
         "score every training image by its random neighbours",
         "wrnb score cifar10 --model resnet20@resnet20.th --out runs/c10 --eps 0.05",
@@ -182,7 +225,7 @@ COMMANDS = dict(
     corrupt=Command(_corrupt,
         "write a corrupted copy of the test images in the benchmark's own layout",
         "wrnb corrupt cifar10 --limit 1000 --out cifar10-c",
-        "setup.Setup:data data.load_data:size setup.Setup:test_share corrupted_sets.save_corrupted",
+        "setup.Setup:data data.load_data:size setup.Setup:test_share corrupted_copies.save_corrupted",
         positional="data", without="ds"),
     report=Command(_report,
         "write RUN/report.html and its figures",
@@ -209,7 +252,7 @@ def _options(command):
     return options
 
 # %% ../nbs/37_cli.ipynb #4bad90e2
-_NAMES = dict(folder="--on", names="--corruptions", k="-k")
+_NAMES = dict(folder="--on", names="--corruptions", k="-k", n="-n")
 
 # %% ../nbs/37_cli.ipynb #778c3c8f
 def _flag(name, command):
@@ -296,7 +339,7 @@ def _parser(name, command, flags):
     for argument, option in _options(command).items():
         keywords = _reading(argument, option.anno) | dict(help=_help(argument, option, flags))
         if argument == command.positional: keywords |= dict(metavar=flags[argument])
-        else: keywords |= dict(dest=argument, default=argparse.SUPPRESS, required=argument in _REQUIRED)
+        else: keywords |= dict(dest=argument, default=argparse.SUPPRESS, required=argument in _REQUIRED and argument != command.optional)
         parser.add_argument(argument if argument == command.positional else flags[argument], **keywords)
     return parser
 

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['together', 'compare_runs']
 
-# %% ../nbs/36b_comparison.ipynb #7d9ed3b7
+# %% ../nbs/36b_comparison.ipynb #8dc58a16
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -14,9 +14,9 @@ import matplotlib
 import pandas as pd
 
 from .core import WrnbError, first_process
-from .runs import write_atomic
+from .tables import write_atomic
 from .benchmark import Evaluation
-from .findings import Findings, in_words, of_difference
+from .findings import Findings, as_words, of_difference
 from .sections import attacks_section, corruptions_section, shown, table_block
 from .report import cards, rendered
 
@@ -57,7 +57,7 @@ def together(
     first = next(iter(found.values())).evaluation
     return replace(first, table=pd.concat(tables, ignore_index=True), outcomes=_paired_outcomes(found, models))
 
-# %% ../nbs/36b_comparison.ipynb #79eaa448
+# %% ../nbs/36b_comparison.ipynb #9920fb54
 def _differing_options(found):
     "The options in which runs differ, one column per run"
     columns = {}
@@ -76,7 +76,7 @@ def _comparison(found, e):
         parts = [", ".join(f"{m} {e.in_percent(m, what)[0]:.1f} %" for m in e.models)]
         differences = {m: e.paired(what, m) for m in others}
         parts += [f"{m} minus {first}: {of_difference(d)}" for m, d in differences.items() if d]
-        yield f"{in_words(what).capitalize()}: {'; '.join(parts)}."
+        yield f"{as_words(what).capitalize()}: {'; '.join(parts)}."
     if e.outcomes is None: yield "They were measured on different images or in different ways: nothing is paired."
 
 def _named(loops):
@@ -99,8 +99,9 @@ def compare_runs(
     if not first_process(): return path
     matplotlib.use("agg")
     here = _Figures(found[first].run, path.stem)
-    sections = [("corruptions", "Corruptions", corruptions_section(here, e)), ("attacks", "Attacks", attacks_section(here, e)),
-                ("options", "What differs", iter([table_block(_differing_options(found), folded=False)]))]
+    options = table_block(_differing_options(found), folded=False)
+    sections = [("corruptions", "Corruptions", corruptions_section(here, e)),
+                ("attacks", "Attacks", attacks_section(here, e)), ("options", "What differs", [options])]
     page = rendered(
         title=" against ".join(found), subtitle="Comparison by wrnb", lead=list(_comparison(found, e)),
         cards=cards(e), strip=[], sections=shown(sections))

@@ -16,7 +16,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .core import WrnbError, check_range, check_whole
-from .runs import in_parts
+from .tables import in_parts
 from .images import as_images, classes_of
 from .image_sets import batches, subset
 from .learners import class_order, images_of
@@ -237,9 +237,10 @@ class Sampling:
         return dict(zip(sorted(self.radii), dealt))
 
     def clean(self)->np.ndarray: # None: all
-        "The clean images: all, if that costs no more than the corruptions"
-        if self.per_cell is None or len(self.test) <= self.per_cell*len(self.cells): return None
-        return design(self.labels, 1, self.per_cell, self.design, [self.seed, 23])[0]
+        "The clean images: all, or twice as many as there are corrupted ones"
+        n = None if self.per_cell is None else 2*self.per_cell*max(len(self.cells), 1)
+        if n is None or n >= len(self.test): return None
+        return design(self.labels, 1, n, self.design, [self.seed, 23])[0]
 
     def clean_in_order(self)->bool:
         "Are the clean images of a set on disk in the set's order, as far as their classes tell?"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['THEMES', 'WIDTH', 'themed']
 
-# %% ../nbs/35d_figures.ipynb #350df541
+# %% ../nbs/35d_figures.ipynb #4d4ffade
 from contextlib import contextmanager
 
 from fastcore.basics import patch
@@ -20,7 +20,7 @@ from .weak import new_figure
 from .corruptions import CORRUPTIONS
 from .validation import Validation
 from .benchmark import Evaluation
-from .findings import in_words
+from .findings import as_words
 
 # %% ../nbs/35d_figures.ipynb #1c0cd682
 THEMES = dict(
@@ -77,7 +77,7 @@ def _ordered(evaluation):
     best = evaluation.best_model()
     return [m for m in evaluation.models if m != best] + ([best] if best else [])
 
-# %% ../nbs/35d_figures.ipynb #48a22df9
+# %% ../nbs/35d_figures.ipynb #73924d4d
 def _heat_colours():
     "From the ground to the accent"
     return LinearSegmentedColormap.from_list("heat", [_now["ground"], _now["accent"]])
@@ -106,13 +106,13 @@ def plot_heat(self:Evaluation,
     fig, ax = _axes(.9 + .27*len(grid))
     ax.imshow(grid, vmin=0, vmax=100, cmap=colours, aspect="auto")
     _write_cells(ax, grid, colours)
-    ax.set_yticks(range(len(grid)), map(in_words, grid.index))
+    ax.set_yticks(range(len(grid)), map(as_words, grid.index))
     ax.set_xticks(range(grid.shape[1]), [f"{s:g}" for s in grid.columns])
     ax.set(xlabel="severity", title=f"{model}: error (%)")
     for side in ax.spines.values(): side.set_visible(False)
     return fig
 
-# %% ../nbs/35d_figures.ipynb #ce36cffa
+# %% ../nbs/35d_figures.ipynb #c43901a1
 def _sorted_differences(evaluation, model):
     "The differences of one model, the mean at the bottom, the best above it"
     t = evaluation.known_differences()
@@ -138,7 +138,7 @@ def plot_forest(self:Evaluation,
         ax.plot([r.low, r.high], [y, y], color=color, lw=3 if is_mean else 1.6, solid_capstyle="round")
         ax.plot(r.difference, y, "D" if is_mean else "o", color=color, ms=6.5 if is_mean else 5)
         if r.worse: ax.annotate(" worse", (r.high, y), va="center", fontsize=9, color=color)
-    names = ["mean of all" if f == "corruption_error" else in_words(f) for f in t.figure]
+    names = ["mean of all" if f == "corruption_error" else as_words(f) for f in t.figure]
     ax.set_yticks(range(len(t)), names)
     ax.set(ylim=(len(t) - .4, -.6), title=f"{model} minus {self.models[0]}")
     ax.set_xlabel("points (left of the line is better)")
@@ -225,7 +225,7 @@ def _short(name, most=20):
     text = str(name)
     return text if len(text) <= most else text[:most - 1] + "…"
 
-# %% ../nbs/35d_figures.ipynb #8f2dcf6e
+# %% ../nbs/35d_figures.ipynb #1f284e24
 @patch
 def plot_types(self:Validation)->Figure:
     "Each type's mean error on weak, random and test images, and the threshold of a weakness"
@@ -237,7 +237,7 @@ def plot_types(self:Validation)->Figure:
         ax.plot(errors[name], y, marker, color=_now[color], ms=7 if marker == "|" else 5, mew=2 if marker == "|" else 1,
                 label=f"{name} images")
     ax.axvline(100*self.split()["threshold"], color=_now["ink"], ls=":", lw=1, label="threshold")
-    ax.set_yticks(y, [in_words(name) for name in errors.index])
+    ax.set_yticks(y, [as_words(name) for name in errors.index])
     ax.set(ylim=(len(errors) - .4, -.6), xlim=(-3, 103), xlabel="mean error over severities (%)",
            title="Weak to what is above the threshold")
     _legend(fig, 2)

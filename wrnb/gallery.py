@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['as_uri', 'Answers', 'weak_pictures', 'class_pictures']
 
-# %% ../nbs/35e_gallery.ipynb #8dae2560
+# %% ../nbs/35e_gallery.ipynb #e3f64a1c
 import base64, io
 
 import numpy as np
@@ -13,10 +13,10 @@ from PIL import Image
 import torch
 
 from .core import pick_device
-from .scoring import neighbor_keys, neighbors
+from .neighbors import neighbor_keys, neighbors
 from .inference import InferenceModel
 from .corruptions import CORRUPTIONS, corrupt
-from .findings import Findings, in_words
+from .findings import Findings, as_words
 
 # %% ../nbs/35e_gallery.ipynb #13abca23
 def as_uri(
@@ -87,7 +87,7 @@ def weak_pictures(
     rows = rows[rows.score > 0].head(n)
     return [_weak_picture(ask, scores, r, n_asked) for r in rows.itertuples()]
 
-# %% ../nbs/35e_gallery.ipynb #ac13b9ad
+# %% ../nbs/35e_gallery.ipynb #3a40fc26
 def _weak_classes(found, n):
     "The classes with the most weak images for their size; without scores, the first ones"
     scores, ds = found.scores, found.loop.test
@@ -114,13 +114,13 @@ def class_pictures(
     "An image of each weak class under the worst corruptions, with the answers before and after fine-tuning"
     ask, e, ds = Answers(found), found.evaluation, found.loop.test
     kinds = [k for k in e.weakest_kinds(99) if k in sum(CORRUPTIONS.values(), [])][:n_kinds]
-    models = [e.models[0]] + ([e.best_model()] if e.best_model() else [])
+    models = ["base"] + ([e.best_model()] if e.best_model() else [])
     rows = []
     for name, i in _one_of_each(ask, ds, _weak_classes(found, n_classes)):
         clean = ds.pixels([i])
         copies = [clean, *(corrupt(clean, k, severity) for k in kinds)]
         answers = [[ask.names[p] for p in ask(m, torch.cat(copies))] for m in models]
-        titles = ["clean", *map(in_words, kinds)]
+        titles = ["clean", *map(as_words, kinds)]
         rows.append(dict(name=name, cells=_cells(name, titles, copies, answers)))
     return rows
 

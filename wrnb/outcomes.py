@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from .core import WrnbError
-from .runs import read_table, write_table
+from .tables import read_table, write_table
 from .estimation import Estimate, Pairs, figure, ratio
 
 # %% ../nbs/23b_outcomes.ipynb #7c13013e

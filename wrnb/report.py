@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CELLS', 'rendered', 'cards']
 
-# %% ../nbs/36_report.ipynb #08a5f359
+# %% ../nbs/36_report.ipynb #ec693235
 import base64, hashlib, json, os
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from jinja2 import Environment, PackageLoader
 
 from .core import first_process
-from .runs import write_atomic
+from .tables import write_atomic
 from .benchmark import Evaluation
 from .loop import Loop
 from .findings import Findings, of_difference

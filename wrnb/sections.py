@@ -5,21 +5,20 @@
 # %% auto #0
 __all__ = ['table_block', 'corruptions_section', 'attacks_section', 'sections_of', 'shown']
 
-# %% ../nbs/35f_sections.ipynb #1e30e330
+# %% ../nbs/35f_sections.ipynb #3f66ca6c
 import base64, re, shlex
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import pandas as pd
 
-from .runs import read_table, write_atomic
+from .tables import read_table, write_atomic
 from .benchmark import Evaluation
-from .findings import Findings, counted, in_words
+from .findings import Findings, counted, as_words
 from .words import model_name
 from .figures import THEMES, themed
 from .gallery import class_pictures
 
-# %% ../nbs/35f_sections.ipynb #8b751ce9
+# %% ../nbs/35f_sections.ipynb #c37ebf92
 def _text(*sentences): return dict(kind="text", text=" ".join(s for s in sentences if s))
 
 def _lines(lines): return dict(kind="list", lines=lines)
@@ -36,11 +35,11 @@ def table_block(
     words:bool=False, # does it hold words, without heads to sort by?
 )->dict:
     "A table with its index as first column, folded under its title"
-    columns = [str(df.index.name or ""), *(in_words(c) for c in df.columns)]
-    rows = [[in_words(i), *map(_cell, row)] for i, row in zip(df.index, df.itertuples(index=False))]
+    columns = [str(df.index.name or ""), *(as_words(c) for c in df.columns)]
+    rows = [[as_words(i), *map(_cell, row)] for i, row in zip(df.index, df.itertuples(index=False))]
     return dict(kind="table", columns=[] if words else columns, rows=rows, title=title, folded=folded, words=words)
 
-# %% ../nbs/35f_sections.ipynb #06e546cb
+# %% ../nbs/35f_sections.ipynb #ba915a2d
 def _uri(path): return f"data:image/png;base64,{base64.b64encode(path.read_bytes()).decode()}"
 
 def _saved(run, name, draw, theme):
@@ -59,19 +58,19 @@ def _plot(run, name, draw, alt, caption=""):
     uris = {theme: _uri(file) for theme, (file, _) in files.items()}
     return uris | dict(alt=alt, caption=caption, width=width, height=height)
 
-def _beside(plot, *texts):
+def _beside(plot, texts):
     "A figure next to what it says"
     return dict(kind="beside", plot=plot, texts=[t for t in texts if t])
 
 def _plots(*plots): return dict(kind="plots", plots=list(plots))
 
-# %% ../nbs/35f_sections.ipynb #002d4c6a
+# %% ../nbs/35f_sections.ipynb #15e14cc5
 def _tables_of_corruptions(e):
     "Each corruption's error, and the paired differences of every model"
     yield table_block(e.by_corruption().rename_axis("corruption"), "Table: each corruption, mean over severities (%)")
     if e.outcomes is None or not e.models[1:]: return
     t = e.known_differences()
-    t = t.assign(figure=t.figure.map(in_words), verdict=[_better_or_worse(r) for r in t.itertuples()])
+    t = t.assign(figure=t.figure.map(as_words), verdict=[_better_or_worse(r) for r in t.itertuples()])
     columns = ["model", "difference", "low", "high", "verdict"]
     yield table_block(t.set_index("figure")[columns], "Table: paired differences to the base (points)")
 
@@ -95,7 +94,7 @@ def corruptions_section(
         caption = "Each line is a 95 % interval. What is worse than the base beyond doubt is marked."
         maps.append(_plot(run, "differences", e.plot_forest, f"Differences of {best} to the base", caption))
     yield _plots(*maps, *_trade_off(run, e))
-    if best and e.outcomes is None: yield _text("This run kept no outcomes: evaluate again for paired differences.")
+    if best and e.outcomes is None: yield _text("Without outcomes of each image there are no paired differences.")
     yield from _tables_of_corruptions(e)
 
 def _trade_off(run, e):
@@ -103,7 +102,7 @@ def _trade_off(run, e):
     if "clean" not in e.headlines() or not e.models[1:]: return []
     return [_plot(run, "trade-off", e.plot_trade_off, "Clean error against corruption error of each model")]
 
-# %% ../nbs/35f_sections.ipynb #90dc8f8b
+# %% ../nbs/35f_sections.ipynb #da4ca610
 def attacks_section(
     f:Findings, # whose run folder takes the figures
     e:Evaluation, # what was measured
@@ -111,15 +110,15 @@ def attacks_section(
     "Curves of the worst case over the radius, and the table of all attacks"
     if not e.headline_radius(): return
     curves = _plot(f.run, "attacks", e.plot_attack_curves, "Error over the radius of the attacks")
-    yield _beside(
-        curves, "The worst case counts an image if any of the attacks fools the model on it.",
+    yield _beside(curves, [
+        "The worst case counts an image if any of the attacks fools the model on it.",
         "Solid lines are attacks on the model itself. The dashed line is the strongest attack that was made on the "
         "base and shown to the fine-tuned model. It should be below the solid one; if not, the model hides its "
-        "gradients rather than being robust.", "Bands are 95 % intervals.")
+        "gradients rather than being robust.", "Bands are 95 % intervals."])
     table = e.attacks().set_index("model")
     yield table_block(table, "Table: every attack and radius (%)")
 
-# %% ../nbs/35f_sections.ipynb #5549fd13
+# %% ../nbs/35f_sections.ipynb #8fe689b2
 def _no_pictures(f): return _text(f"No pictures here, since the images cannot be read: {f.unreadable}")
 
 def _weak(f, pictures):
@@ -131,8 +130,9 @@ def _weak(f, pictures):
                     "So there are no weak samples.")
         return
     o = scores.options
-    yield _text(f"Training images that are right when clean and most often wrong with noise ({o['noise']}, "
-                f"eps {o['eps']:g}, {o['n_neighbors']} neighbours per image). The score is from 0 to 1, higher = weaker. "
+    noise = f"{o['noise']}, eps {o['eps']:g}, {o['n_neighbors']} neighbours per image"
+    yield _text(f"Training images that are right when clean and most often wrong with noise ({noise}).",
+                "The score is from 0 to 1, higher = weaker.",
                 "Beside each image: a neighbour that fooled the base, and what was added, enlarged.")
     yield _no_pictures(f) if f.unreadable else dict(kind="weak", pictures=pictures)
     histogram = _plot(f.run, "scores", scores.plot_scores, "Histogram of the scores")
@@ -157,8 +157,8 @@ def _weak_classes(f, e):
                 "weakest to, at severity 5, with the models' answers.")
     yield dict(kind="classes", rows=rows, models=models)
 
-# %% ../nbs/35f_sections.ipynb #50bcf129
-def _types(rows): return ", ".join(f"{in_words(r['perturbation'])} ({100*r['error']:.0f} %)" for r in rows) or "nothing"
+# %% ../nbs/35f_sections.ipynb #316afa8a
+def _types(rows): return ", ".join(f"{as_words(r['perturbation'])} ({100*r['error']:.0f} %)" for r in rows) or "nothing"
 
 def _unguided(f):
     "Why there is no REVa, if nothing can guide it"
@@ -177,10 +177,10 @@ def _strengths_and_weaknesses(f):
     split = v.split()
     types = _plot(f.run, "types", v.plot_types, "Mean error of each type on weak, random and test images")
     above = f"{100*split['threshold']:.0f} % (rule: {split['rule']})"
-    yield _beside(
-        types, f"A type of perturbation is a weakness if its mean error on the weak samples is above {above}.",
+    yield _beside(types, [
+        f"A type of perturbation is a weakness if its mean error on the weak samples is above {above}.",
         f"Weak to {_types(split['weaknesses'])}.", f"Withstands {_types(split['strengths'])}.",
-        "Weak samples are right when clean, the random training and test images need not be.", _unguided(f))
+        "Weak samples are right when clean, the random training and test images need not be.", _unguided(f)])
 
 # %% ../nbs/35f_sections.ipynb #3bcf799e
 def _guide_table(run, strategy):

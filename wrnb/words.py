@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['model_name']
 
-# %% ../nbs/35c_words.ipynb #f21ef8ad
+# %% ../nbs/35c_words.ipynb #c9e22ab9
 import re
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from fastcore.basics import patch
 from .corruptions import CORRUPTIONS
 from .benchmark import Evaluation
 from .loop import Loop
-from .findings import Findings, counted, in_words, listed, of_difference, with_interval
+from .findings import Findings, counted, as_words, listed, of_difference, with_interval
 
 # %% ../nbs/35c_words.ipynb #933b3bfb
 def _perturbations(t):
@@ -50,7 +50,7 @@ def model_name(
     name, at, path = loop.setup.model.partition("@")
     return name + at + Path(path).name
 
-# %% ../nbs/35c_words.ipynb #7b93d998
+# %% ../nbs/35c_words.ipynb #977c194f
 @patch
 def weakest_kinds(self:Evaluation,
     n:int=3, # how many
@@ -64,7 +64,7 @@ def weak_to(self:Evaluation)->str:
     "What the base is weak to, in a sentence or two"
     base, parts = self.models[0], []
     if "corruption_error" in self.headlines():
-        kinds = [f"{in_words(name)} ({error:.0f} % wrong)" for name, error in self.weakest_kinds().items()]
+        kinds = [f"{as_words(name)} ({error:.0f} % wrong)" for name, error in self.weakest_kinds().items()]
         error = with_interval(self.in_percent(base, "corruption_error"))
         parts.append(f"The base has a corruption error of {error} and is weakest to {listed(kinds)}.")
     if self.headline_radius():
@@ -74,7 +74,7 @@ def weak_to(self:Evaluation)->str:
     if not parts: parts = [f"Its clean error is {with_interval(self.in_percent(base, 'clean'))}."]
     return " ".join(parts)
 
-# %% ../nbs/35c_words.ipynb #6c1425b9
+# %% ../nbs/35c_words.ipynb #ca91bc73
 def _change(evaluation, model, what):
     "How a figure changed by fine-tuning, in words"
     before, after = (evaluation.in_percent(m, what)[0] for m in (evaluation.models[0], model))
@@ -84,7 +84,7 @@ def _change(evaluation, model, what):
 
 def _named(what):
     "A figure in a sentence: the worst case of the attacks has its radius behind it"
-    words = in_words(what)
+    words = as_words(what)
     return f"worst case of the attacks ({words.split()[-1]})" if words.startswith("worst case") else words
 
 @patch
