@@ -24,7 +24,7 @@ GROUPS = {  # group of rooms: its rooms, from left to right
     "Perturbations": "c_bar corruptions attacks",
     "Weaknesses": "estimation outcomes measurement validation augmentation terms heads enhancement",
     "Evaluation": "archives corrupted_sets corrupted_copies evaluation benchmark differences checkup",
-    "Doors": "setup loop report cli all"}
+    "Doors": "setup loop findings words figures gallery sections report comparison cli all"}
 ENTRIES_SHOWN = 6  # entries of a table that stand for it where its line of code says nothing
 
 

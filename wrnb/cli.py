@@ -23,7 +23,7 @@ import wrnb
 def _import_rooms():
     "Import the rooms that do the work; from then on they are `wrnb.core`, `wrnb.loop`, ..."
     import_module("wrnb.corrupted_copies")
-    import_module("wrnb.report")  # which imports all the others
+    import_module("wrnb.comparison")  # which imports all the others
 
 # %% ../nbs/37_cli.ipynb #bdd764d8
 DEFAULTS = dict(
@@ -93,9 +93,15 @@ def _enhance(given):
     loop, given = _open(given)
     _call(loop.enhance, given)
 
-def _report(given):
-    loop, given = _open(given)
-    loop.say(f"report: {loop.report()}")
+def _report(given,
+    others:tuple=(), # more run folders, to compare with the first
+    notebook:bool=False, # write RUN/report.ipynb, too: the same sections as cells to change and run
+):
+    loop, _ = _open(given)
+    if not others: return loop.say(f"report: {loop.report(notebook)}")
+    if notebook: raise wrnb.core.WrnbError("notebook= is of one run: leave it out, or give one RUN")
+    loops = [loop, *(_open(given | dict(out=other))[0] for other in others)]
+    loop.say(f"report: {wrnb.comparison.compare_runs(loops)}")
 
 # %% ../nbs/37_cli.ipynb #226fe189
 def _say_errors(loop, evaluation):
@@ -228,8 +234,8 @@ COMMANDS = dict(
         "setup.Setup:data data.load_data:size setup.Setup:test_share corrupted_copies.save_corrupted",
         positional="data", without="ds"),
     report=Command(_report,
-        "write RUN/report.html and its figures",
-        "wrnb report runs/c10",
+        "write RUN/report.html and its figures, or a page that compares runs",
+        "wrnb report runs/c10; wrnb report runs/a runs/b",
         "loop.Loop"),
 )
 
@@ -255,9 +261,12 @@ def _options(command):
 _NAMES = dict(folder="--on", names="--corruptions", k="-k", n="-n")
 
 # %% ../nbs/37_cli.ipynb #778c3c8f
+_UNNAMED = ("others",)  # arguments that are given without a name after the positional one
+
 def _flag(name, command):
     "How an argument is written on the command line"
     if name == command.positional: return "RUN" if name == "out" else "DATA"
+    if name in _UNNAMED: return "RUN"
     return _NAMES.get(name, "--" + name.replace("_", "-"))
 
 # %% ../nbs/37_cli.ipynb #2fb87974
@@ -290,6 +299,7 @@ _READING = dict(
     std=dict(type=_number_or_name, nargs="+", metavar="S"),
     out=dict(metavar="FOLDER"),
     folder=dict(metavar="FOLDER"),
+    others=dict(nargs="*", metavar="RUN"),
 )
 
 # %% ../nbs/37_cli.ipynb #d6260d80
@@ -338,9 +348,12 @@ def _parser(name, command, flags):
     parser = _Parser(prog=f"wrnb {name}", description=text, epilog=f"example: {command.example}")
     for argument, option in _options(command).items():
         keywords = _reading(argument, option.anno) | dict(help=_help(argument, option, flags))
-        if argument == command.positional: keywords |= dict(metavar=flags[argument])
-        else: keywords |= dict(dest=argument, default=argparse.SUPPRESS, required=argument in _REQUIRED and argument != command.optional)
-        parser.add_argument(argument if argument == command.positional else flags[argument], **keywords)
+        unnamed = argument in (command.positional, *_UNNAMED)
+        required = argument in _REQUIRED and argument != command.optional
+        if unnamed: keywords |= dict(metavar=flags[argument])
+        else: keywords |= dict(dest=argument, required=required)
+        if argument != command.positional: keywords |= dict(default=argparse.SUPPRESS)
+        parser.add_argument(argument if unnamed else flags[argument], **keywords)
     return parser
 
 # %% ../nbs/37_cli.ipynb #f5ab3413

@@ -54,8 +54,8 @@ def _style():
         "xtick.minor.size": 0, "ytick.minor.size": 0,
         "patch.edgecolor": muted, "font.family": "DejaVu Sans", "text.parse_math": False}
 
-# %% ../nbs/35d_figures.ipynb #0058f66e
-WIDTH = 4.7  # inches of every figure
+# %% ../nbs/35d_figures.ipynb #eb1aa8c3
+WIDTH = 4.0  # inches of every figure, so that a telephone shows it nearly as large as it is
 
 def _axes(height):
     "A figure of the page's width, and its axes"
@@ -77,7 +77,7 @@ def _ordered(evaluation):
     best = evaluation.best_model()
     return [m for m in evaluation.models if m != best] + ([best] if best else [])
 
-# %% ../nbs/35d_figures.ipynb #73924d4d
+# %% ../nbs/35d_figures.ipynb #3f6516e9
 def _heat_colours():
     "From the ground to the accent"
     return LinearSegmentedColormap.from_list("heat", [_now["ground"], _now["accent"]])
@@ -94,7 +94,7 @@ def _write_cells(ax, grid, colours):
     for (i, j), value in np.ndenumerate(grid.to_numpy()):
         if np.isnan(value): continue
         light = np.dot(colours(value/100)[:3], (.299, .587, .114)) > .55
-        ax.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=9, color="#111820" if light else "#ffffff")
+        ax.text(j, i, f"{value:.0f}", ha="center", va="center", fontsize=9.5, color="#111820" if light else "#ffffff")
 
 @patch
 def plot_heat(self:Evaluation,
