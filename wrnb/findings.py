@@ -20,7 +20,7 @@ from .benchmark import Evaluation, read_evaluation
 from .differences import Difference
 from .loop import Loop
 
-# %% ../nbs/35b_findings.ipynb #3e387ab8
+# %% ../nbs/35b_findings.ipynb #bf354ec6
 def countable(
     evaluation:Evaluation, # what was measured
 )->Evaluation: # the same, if its corruptions make a corruption error; else without them
@@ -34,19 +34,19 @@ def _evaluation_in(folder):
     return countable(read_evaluation(folder)) if (folder/"evaluation.csv").is_file() else None
 
 def _why_unreadable(loop):
-    "Why the run's images cannot be read; empty if they can"
-    try: loop.data
+    "Why the run's images or its classifier cannot be read; empty if they can"
+    try: loop.data, loop.base
     except WrnbError as e: return str(e)
     return ""
 
-# %% ../nbs/35b_findings.ipynb #14c21474
+# %% ../nbs/35b_findings.ipynb #fa599825
 class Findings:
     "What a run folder holds, as far as it was done"
     def __init__(self,
         loop:Loop, # the stages on the folder
     ):
         self.loop, self.run = loop, loop.run
-        self.unreadable = _why_unreadable(loop)  # empty: the images can be read
+        self.unreadable = _why_unreadable(loop)  # empty: images and classifier can be read
         folders = sorted(p.parent for p in self.run.path.glob("on/*/evaluation.csv"))
         self.sets = {p.name: _evaluation_in(p) for p in folders}  # corrupted set -> what was measured on it
         self.evaluation = _evaluation_in(self.run.path)  # None: there is none

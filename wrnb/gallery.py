@@ -33,13 +33,13 @@ def as_uri(
     kind = "jpeg" if large else "png"
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
-# %% ../nbs/35e_gallery.ipynb #ba0b5d21
+# %% ../nbs/35e_gallery.ipynb #d4e71b2c
 class Answers:
     "Asks the models of a run for classes of images"
     def __init__(self,
         found:Findings, # what the run folder holds
     ):
-        self.loop, self.names = found.loop, found.loop.classes
+        self.names, self.models = found.loop.classes, found.loop.models()
         self.device = pick_device(found.loop.training["device"])
         self._nets = {}
 
@@ -48,9 +48,7 @@ class Answers:
         x:torch.Tensor, # images, [N, 3, height, width], in [0, 1]
     )->list: # class numbers
         "What a model takes images for"
-        if model not in self._nets:
-            net = self.loop.base if model == "base" else self.loop.models()[model]
-            self._nets[model] = InferenceModel(net, self.device)
+        if model not in self._nets: self._nets[model] = InferenceModel(self.models[model], self.device)
         net = self._nets[model]
         return torch.cat([net(xb.to(self.device)).argmax(1).cpu() for xb in x.split(64)]).tolist()
 
@@ -87,7 +85,7 @@ def weak_pictures(
     rows = rows[rows.score > 0].head(n)
     return [_weak_picture(ask, scores, r, n_asked) for r in rows.itertuples()]
 
-# %% ../nbs/35e_gallery.ipynb #3a40fc26
+# %% ../nbs/35e_gallery.ipynb #0eb0bf29
 def _weak_classes(found, n):
     "The classes with the most weak images for their size; without scores, the first ones"
     scores, ds = found.scores, found.loop.test
@@ -114,7 +112,7 @@ def class_pictures(
     "An image of each weak class under the worst corruptions, with the answers before and after fine-tuning"
     ask, e, ds = Answers(found), found.evaluation, found.loop.test
     kinds = [k for k in e.weakest_kinds(99) if k in sum(CORRUPTIONS.values(), [])][:n_kinds]
-    models = ["base"] + ([e.best_model()] if e.best_model() else [])
+    models = ["base", *(m for m in [e.best_model()] if m in ask.models)]  # whose weights are there
     rows = []
     for name, i in _one_of_each(ask, ds, _weak_classes(found, n_classes)):
         clean = ds.pixels([i])

@@ -118,8 +118,8 @@ def attacks_section(
     table = e.attacks().set_index("model")
     yield table_block(table, "Table: every attack and radius (%)")
 
-# %% ../nbs/35f_sections.ipynb #8fe689b2
-def _no_pictures(f): return _text(f"No pictures here, since the images cannot be read: {f.unreadable}")
+# %% ../nbs/35f_sections.ipynb #3db3c5e7
+def _no_pictures(f): return _text(f"No pictures here, since images or classifier cannot be read: {f.unreadable}")
 
 def _weak(f, pictures):
     "The weakest images with what fooled the model, the scores and their classes"

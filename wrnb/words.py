@@ -114,16 +114,14 @@ def worse_corruptions(self:Evaluation,
     t = self.known_differences()
     return t.figure[(t.model == model) & t.worse & (t.figure != "corruption_error")].tolist()
 
-# %% ../nbs/35c_words.ipynb #084dba5e
+# %% ../nbs/35c_words.ipynb #b61c8900
 @patch
 def trained_against(self:Findings,
     model:str, # name of a fine-tuned model, as in evaluation.csv
-)->list: # names of perturbations in the evaluation
-    "The kinds in the test that a model was trained against, as config.json records it"
-    guided = " ".join(self.run.options(f"enhance {model.split(' (')[0]}").get("guided_by", {}))
-    t = self.evaluation.table
-    kinds = dict.fromkeys(t.perturbation[t.family.isin([*CORRUPTIONS, "c-bar", "white_box"])])
-    return [k for k in kinds if re.search(rf"\b{re.escape(k)}\b", guided)]
+)->list: # names of perturbations
+    "The kinds that a model was trained against, as config.json records what guided it"
+    guided = self.run.options(f"enhance {model.split(' (')[0]}").get("guided_by") or {}
+    return list(dict.fromkeys(name for kind in guided for name in re.findall(r"name='(\w+)'", kind)))
 
 @patch
 def exposure(self:Findings)->str: # empty if nothing was fine-tuned
@@ -132,7 +130,7 @@ def exposure(self:Findings)->str: # empty if nothing was fine-tuned
     if best is None: return ""
     seen, t = self.trained_against(best), self.evaluation.table
     kinds = set(t.perturbation[t.family.isin([*CORRUPTIONS, "c-bar"])])
-    against = f"{best} was trained against {listed(seen) if seen else 'none of these kinds'}"
+    against = f"{best} was trained against {listed(seen) if seen else 'no kind of perturbation in particular'}"
     if not kinds: return against + "."
     known, kinds_in_words = len(kinds & set(seen)) or "none", counted(len(kinds), "corruption")
     return f"{against}, and {known} of the {kinds_in_words} in the test had been seen in training."
