@@ -281,10 +281,11 @@ def test_the_notebook_of_a_run_that_was_only_scored_runs(model, tmp_path):
 
 def test_two_runs_on_the_same_images_are_compared_in_pairs(run, model, tmp_path):
     wrnb("evaluate", tmp_path/"other", "--data", "digits", *SIZE, "--model", model, "--severities", "5",
-         "--attacks", "fgsm", "--attack-eps", "4", "--device", "cpu")
+         "--attacks", "fgsm", "--attack-eps", "4", "8", "--device", "cpu")
     wrnb("report", run, tmp_path/"other")
     page = Page(run/"compare-other.html")
     check_whole(page)
+    assert "Attacks" in page.titles
     tables = [pd.read_csv(folder/"evaluation.csv") for folder in (run, tmp_path/"other")]
     best = Findings(Loop(run)).evaluation.best_model()
     first, second = (t[(t.severity == 5) & (t.model == m) & t.family.isin(["noise", "blur", "weather", "digital"])]
@@ -292,6 +293,14 @@ def test_two_runs_on_the_same_images_are_compared_in_pairs(run, model, tmp_path)
     change = 100*(second.error.mean() - first.error.mean())
     assert f"run {100*first.error.mean():.1f} %, other {100*second.error.mean():.1f} %; other minus run:" in page.text
     assert f"{abs(change):.1f} points (95 %" in page.text and "What differs" in page.titles
+
+
+def test_worst_cases_of_other_attacks_are_not_compared(run, model, tmp_path):
+    wrnb("evaluate", tmp_path/"other", "--data", "digits", *SIZE, "--model", model, "--severities", "5",
+         "--attacks", "fgsm", "bim", "--attack-eps", "4", "8", "--device", "cpu")
+    wrnb("report", run, tmp_path/"other")
+    page = Page(run/"compare-other.html")
+    assert "Corruption error: run" in page.text and "Worst case" not in page.text and "Attacks" not in page.titles
 
 
 def test_runs_on_other_images_are_compared_without_pairs(run, model, tmp_path):

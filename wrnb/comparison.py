@@ -20,7 +20,7 @@ from .findings import Findings, as_words, of_difference
 from .sections import attacks_section, corruptions_section, shown, table_block
 from .report import cards, rendered
 
-# %% ../nbs/36b_comparison.ipynb #b1e793b7
+# %% ../nbs/36b_comparison.ipynb #52da37d0
 _CELL = ["family", "perturbation", "severity"]
 
 def _stands_for(name, e):
@@ -28,8 +28,15 @@ def _stands_for(name, e):
     model = e.best_model() or e.models[0]
     return model, e.table[(e.table.model == model) & (e.table.family != "transfer")].assign(model=name)
 
+def _attacks_of(t):
+    "Which attacks there were, at which radius"
+    t = t[(t.family == "white_box") & (t.perturbation != "worst_case")]
+    return set(zip(t.perturbation, t.severity))
+
 def _common(tables):
-    "The rows of each table that all tables have"
+    "The rows of each table that all tables have; a worst case of other attacks is another figure"
+    if len({frozenset(_attacks_of(t)) for t in tables}) > 1:
+        tables = [t[t.perturbation != "worst_case"] for t in tables]
     keys = [pd.MultiIndex.from_frame(t[_CELL]) for t in tables]
     shared = keys[0]
     for k in keys[1:]: shared = shared.intersection(k)

@@ -107,7 +107,7 @@ def counted(
     plural = ends.get(thing, thing[:-1] + "ies" if thing.endswith("copy") else thing + "s")
     return f"{n:,} {plural}"
 
-# %% ../nbs/35b_findings.ipynb #ec4c3922
+# %% ../nbs/35b_findings.ipynb #7c74cb9e
 @patch
 def known_summary(self:Evaluation,
     of:str="error", # "error", "low" or "high"
@@ -143,6 +143,14 @@ def best_model(self:Evaluation)->str: # None if there is only the base
     if not others: return None
     name = "corruption_error" if "corruption_error" in what else what[-1]
     return self.known_summary()[name].loc[others].idxmin()
+
+@patch
+def weakest_kinds(self:Evaluation,
+    n:int=3, # how many
+)->dict: # name -> error of the base in percent, highest first
+    "The corruptions under which the base errs most"
+    errors = self.by_corruption()
+    return errors.iloc[:, 0].nlargest(n).to_dict() if len(errors) else {}
 
 # %% ../nbs/35b_findings.ipynb #bf44ef61
 @patch

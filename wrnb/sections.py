@@ -64,7 +64,7 @@ def _beside(plot, texts):
 
 def _plots(*plots): return dict(kind="plots", plots=list(plots))
 
-# %% ../nbs/35f_sections.ipynb #15e14cc5
+# %% ../nbs/35f_sections.ipynb #2d89fe48
 def _tables_of_corruptions(e):
     "Each corruption's error, and the paired differences of every model"
     yield table_block(e.by_corruption().rename_axis("corruption"), "Table: each corruption, mean over severities (%)")
@@ -88,7 +88,7 @@ def corruptions_section(
     if "corruption_error" not in e.headlines(): return
     run, best = f.run, e.best_model()
     n = counted(int(e.table.n[e.table.family != "clean"].max()), "image")
-    yield _text(f"Each cell is the error on {n}. The weakest corruption of the base is on top in both.")
+    yield _text(f"Each cell is the error on {n}. What {e.models[0]} is weakest to is on top.")
     maps = [_heat(run, e, "heat-base", e.models[0])] + ([_heat(run, e, "heat-best", best)] if best else [])
     if best and e.outcomes is not None:
         caption = "Each line is a 95 % interval. What is worse than the base beyond doubt is marked."

@@ -50,15 +50,7 @@ def model_name(
     name, at, path = loop.setup.model.partition("@")
     return name + at + Path(path).name
 
-# %% ../nbs/35c_words.ipynb #977c194f
-@patch
-def weakest_kinds(self:Evaluation,
-    n:int=3, # how many
-)->dict: # name -> error of the base in percent, highest first
-    "The corruptions under which the base errs most"
-    errors = self.by_corruption()
-    return errors.iloc[:, 0].nlargest(n).to_dict() if len(errors) else {}
-
+# %% ../nbs/35c_words.ipynb #5aeded07
 @patch
 def weak_to(self:Evaluation)->str:
     "What the base is weak to, in a sentence or two"
