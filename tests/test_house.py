@@ -17,12 +17,13 @@ import tools.readme
 from tools import house
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = """core randomness tables runs pictures items images image_sets folders learners data networks checkpoints
-    models sources pretrained folding inference callbacks together training neighbors search scoring weak c_bar
-    corruptions attacks estimation outcomes measurement validation augmentation terms heads enhancement archives corrupted_sets
-    corrupted_copies evaluation benchmark differences checkup setup loop findings words
-    figures gallery sections report comparison cli""".split()
-DOORS = "setup loop findings words figures gallery sections report comparison cli".split()  # their names are not in `from wrnb.all import *`
+ROOMS = """core randomness tables runs pictures items images image_sets folders learners data networks
+    checkpoints models sources pretrained folding inference callbacks together training neighbors search
+    scoring weak c_bar corruptions attacks estimation outcomes measurement validation augmentation terms
+    heads enhancement archives corrupted_sets corrupted_copies evaluation rounds benchmark differences
+    checkup setup loop checks findings words figures gallery sections report comparison cli""".split()
+# their names are not in `from wrnb.all import *`
+DOORS = "setup loop checks findings words figures gallery sections report comparison cli".split()
 SETTINGS = ConfigParser(delimiters="=", interpolation=None)
 SETTINGS.read(ROOT/"settings.ini", encoding="utf-8")
 SETTINGS = SETTINGS["DEFAULT"]

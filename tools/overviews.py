@@ -23,8 +23,8 @@ GROUPS = {  # group of rooms: its rooms, from left to right
     "Weak samples": "neighbors search scoring weak",
     "Perturbations": "c_bar corruptions attacks",
     "Weaknesses": "estimation outcomes measurement validation augmentation terms heads enhancement",
-    "Evaluation": "archives corrupted_sets corrupted_copies evaluation benchmark differences checkup",
-    "Doors": "setup loop findings words figures gallery sections report comparison cli all"}
+    "Evaluation": "archives corrupted_sets corrupted_copies evaluation rounds benchmark differences checkup",
+    "Doors": "setup loop checks findings words figures gallery sections report comparison cli all"}
 ENTRIES_SHOWN = 6  # entries of a table that stand for it where its line of code says nothing
 
 

@@ -26,19 +26,24 @@ from .c_bar import *
 from .corruptions import *
 from .attacks import *
 from .estimation import *
+from .outcomes import *
 from .measurement import *
 from .validation import *
 from .enhancement import *
 from .corrupted_sets import *
 from .corrupted_copies import *
 from .evaluation import *
+from .rounds import *
 from .benchmark import *
+from .differences import *
+from .checkup import *
 
 _rooms = (
     wrnb.core, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.data, wrnb.networks,
     wrnb.checkpoints, wrnb.models, wrnb.pretrained, wrnb.inference, wrnb.training,
     wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.c_bar, wrnb.corruptions, wrnb.attacks,
-    wrnb.estimation, wrnb.measurement, wrnb.validation, wrnb.enhancement, wrnb.corrupted_sets,
-    wrnb.corrupted_copies, wrnb.evaluation, wrnb.benchmark,
+    wrnb.estimation, wrnb.outcomes, wrnb.measurement, wrnb.validation, wrnb.enhancement,
+    wrnb.corrupted_sets,
+    wrnb.corrupted_copies, wrnb.evaluation, wrnb.rounds, wrnb.benchmark, wrnb.differences, wrnb.checkup,
 )
 __all__ = [name for room in _rooms for name in room.__all__]

@@ -6,31 +6,28 @@
 __all__ = ['ALEXNET_ERRORS', 'Evaluation', 'evaluate', 'read_evaluation', 'compare']
 
 # %% ../nbs/33_benchmark.ipynb #de5fe455
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from fastcore.basics import patch
 import pandas as pd
 from torch.utils.data import Dataset
 
-from .core import (
-    WrnbError, check_choice, check_range, check_whole, first_process, pick_device, print_line)
+from .core import WrnbError, check_choice, check_whole, first_process, pick_device
 from .tables import read_table, write_table
 from .runs import Run
-from .images import as_images
 from .learners import images_of
 from .models import untouched
 from .inference import check_precision
 from .corruptions import CORRUPTIONS
-from .estimation import DESIGNS
 from .outcomes import Outcomes, read_outcomes, save_outcomes
 from .measurement import (
-    as_tuple, count_classes, error_table, numbered_as, panel_of, warn_if_flat, warn_of_chance, weighted_error)
+    as_tuple, count_classes, error_table, panel_of, warn_of_chance, weighted_error)
 from .corrupted_sets import FIFTEEN
-from .evaluation import (
-    Sampling, attack_parts, attacks_on, by_name, cells_of, check_different, clean_parts, corruption_parts,
-    first_images, gathered, images_per_cell, images_to_measure, joined, known_classes, measure, prepared,
-    record_of, with_intervals)
+from wrnb.evaluation import (
+    attacks_on, by_name, cells_of, check_different, first_images, images_to_measure, prepared, record_of,
+    with_intervals)
+from .rounds import job_of
 
 # %% ../nbs/33_benchmark.ipynb #f382493f
 @dataclass
@@ -51,78 +48,6 @@ class Evaluation:
 
     @property
     def _measured_on(self): return self.source if self.outcomes is None else f"{self.source}, {self.outcomes.source}"
-
-# %% ../nbs/33_benchmark.ipynb #fc7c1371
-FIRST_ROUND = 50  # images per cell to begin with, if `half_width` says when to end
-
-@dataclass
-class _Goal:
-    "Until when images are added to the cells"
-    half_width:float=None # of the 95 % interval of the corruption error, in points; None: no round but the first
-    against:str=None # a model: then the differences to it have to be so narrow
-
-    def check(self, models):
-        "Raise `WrnbError` if this cannot be a goal for these models"
-        if self.half_width is not None: check_range("half_width", self.half_width, 0, 100, above=True)
-        if self.against is None: return self
-        if self.half_width is None: raise WrnbError("against= says what half_width= is of: give both")
-        check_choice("against", self.against, models)
-        if len(models) == 1: raise WrnbError(f"there is no model but {self.against} to compare with: leave out against=")
-        return self
-
-    def estimates(self, evaluation):
-        "What has to be known so well: name -> estimate of the corruption error, or of its difference"
-        outcomes, against = evaluation.outcomes, self.against
-        def rows(m): return _mean_weights(_counted_rows(evaluation), "model").query("model == @m")
-        if against is None: return {m: outcomes.error(m, rows(m)) for m in evaluation.models}
-        others = [m for m in evaluation.models if m != against]
-        return {f"{m} − {against}": outcomes.difference(m, against, rows(m)) for m in others}
-
-    def next_n(self, evaluation, n):
-        "How many images per cell the next round brings it to; `n` if this was the last"
-        n_images = evaluation.outcomes.n_images
-        if self.half_width is None or n == n_images: return n
-        found = self.estimates(evaluation)
-        widths = {name: 50*(e.high - e.low) for name, e in found.items()}
-        told = [f"{name} {100*found[name].value:.1f} ± {w:.2f}" for name, w in widths.items()]
-        line = f"{n} images per cell: corruption error {', '.join(told)} points, wanted ± {self.half_width:g}"
-        if first_process(): print_line(line)
-        widest = max(widths.values())
-        if widest <= self.half_width: return n
-        growth = min(max((widest/self.half_width)**2, 1.2), 3)
-        return min(int(n*growth) + 1, n_images)
-
-# %% ../nbs/33_benchmark.ipynb #5fb3099c
-@dataclass
-class _Job:
-    "What is measured: by whom, on which images, until when"
-    panel:object # the models
-    cells:list # corruptions with their images
-    kinds:list # attacks
-    test:Dataset # images
-    fit_on:Dataset # images the universal attack is found on; None: the test images
-    sampling:Sampling # which images are measured in which cell
-    goal:_Goal # until when images are added
-    adjust:bool # adjust by what is known of the images?
-    folder:Path # where finished parts are kept; None keeps nothing
-
-    def first_parts(self):
-        "What is measured at first: everything, on as many images as were said"
-        s, fit_on = self.sampling, self.test
-        if self.fit_on is not None: fit_on = numbered_as(as_images(self.fit_on), known_classes(self.test), "fit_on=")
-        corrupted = corruption_parts(self.panel, self.cells, s.deal(s.per_cell))
-        attacked = attack_parts(self.panel, self.kinds, self.test, fit_on, s.attacked())
-        return clean_parts(self.panel, self.cells, s.clean()) | corrupted | attacked
-
-    def measure(self):
-        "The outcomes, and the table of what is known of the images: from one round, or as many as the goal needs"
-        n, table = self.sampling.per_cell, measure(self.first_parts(), self.folder)
-        while True:
-            outcomes, images = gathered(table, self.sampling, n, self.adjust)
-            more = n and self.goal.next_n(Evaluation(error_table(table), outcomes=outcomes), n)
-            if more == n: return outcomes, images
-            parts = corruption_parts(self.panel, self.cells, self.sampling.deal(more - n), f"-{more}")
-            table, n = joined(table, measure(parts, self.folder)), more
 
 # %% ../nbs/33_benchmark.ipynb #fe2e817d
 def evaluate(
@@ -148,40 +73,31 @@ def evaluate(
 )->Evaluation:
     "Errors of each model: clean, corrupted, attacked; the attacks of a radius share their images for the worst case"
     models, test, run = by_name(models), images_to_measure(test), Run(out) if out else None
-    check_precision(precision)
-    goal = _Goal(half_width, against).check(list(models))
-    how = dict(seed=check_whole("seed", seed, 0), batch_size=check_whole("batch_size", batch_size, 1),
-               workers=check_whole("workers", workers, 0), device=pick_device(device))
+    how, _ = _computing(seed, batch_size, workers, device), check_precision(precision)
     cells, kinds = cells_of(test, severities, families), attacks_on(test, attack_names, eps)
-    sampling = _sampling(test, cells, kinds, len(models), per_cell=per_cell, design=design, seed=how["seed"], goal=goal)
+    job = job_of(list(models), test, cells, kinds, per_cell=per_cell, design=design, seed=how["seed"],
+                 half_width=half_width, against=against, fit_on=fit_on, adjust=adjust)
     with untouched(*models.values()):
         nets = prepared(models, test, how["device"])
-        record = record_of(nets, test, cells, kinds, how["device"]) | sampling.record | asdict(goal) | dict(
-            families=families and list(as_tuple(families)), seed=how["seed"], precision=precision,
-            adjust=None if sampling.per_cell is None else adjust)
+        families = families and list(as_tuple(families))
+        record = record_of(nets, test, cells, kinds, how["device"]) | job.record | dict(
+            families=families, seed=how["seed"], precision=precision)
         if run and not run.claim("evaluate", record, how["device"]): return read_evaluation(run.path)
         panel = panel_of(nets, precision, compile, **how)
-        if kinds: warn_if_flat(panel, test)
-        job = _Job(panel, cells, kinds, test, fit_on=fit_on, sampling=sampling, goal=goal,
-                   adjust=adjust, folder=run and run.parts("evaluate"))
-        outcomes, images = job.measure()
+        outcomes, images = job.measure(panel, run and run.parts("evaluate"))
         table = with_intervals(error_table(outcomes.cells), outcomes)
-        first = next(iter(nets.values()))
-        warn_of_chance(table, models, count_classes(first, first_images(test), how["device"]))
-    if not run: return Evaluation(table, **_known(record), outcomes=outcomes)
-    return _kept(run, table, outcomes, images)
+        warn_of_chance(table, models, count_classes(panel.models[table.model[0]], first_images(test), how["device"]))
+    return _kept(run, record, table, outcomes, images)
 
 # %% ../nbs/33_benchmark.ipynb #8f232aa5
-def _sampling(test, cells, kinds, n_models, *, per_cell, design, seed, goal):
-    "Which images are measured in which cell"
-    check_choice("design", design, DESIGNS)
-    if per_cell is None and goal.half_width is not None: per_cell = min(FIRST_ROUND, len(test))
-    corrupted = [p for p, _ in cells if p.family != "clean"]
-    n = images_per_cell(per_cell, len(test), len(corrupted) + len(kinds), n_models)
-    return Sampling(test, n, design, seed, cells=corrupted, radii=list(dict.fromkeys(p.eps for p in kinds)))
+def _computing(seed, batch_size, workers, device):
+    "How it is computed; raise `WrnbError` if that cannot be"
+    return dict(seed=check_whole("seed", seed, 0), batch_size=check_whole("batch_size", batch_size, 1),
+                workers=check_whole("workers", workers, 0), device=pick_device(device))
 
-def _kept(run, table, outcomes, images):
-    "Save what was measured, and note that the stage is done"
+def _kept(run, record, table, outcomes, images):
+    "The evaluation; in a run folder it is saved, and the stage noted as done"
+    if not run: return Evaluation(table, **_known(record), outcomes=outcomes)
     if first_process():
         save_outcomes(outcomes, images, run.path)
         write_table(table, run/"evaluation.csv")
@@ -240,7 +156,7 @@ def _from_outcomes(outcomes, rows):
 
 @patch
 def _weighted(self:Evaluation, t, name, by):
-    "Sum of weight times error over each group's rows of one model, with a 95 % interval, from the outcomes if they are kept"
+    "Sum of weight times error over each group's rows of one model, with a 95 % interval, from the outcomes if kept"
     if self.outcomes is None: return weighted_error(t, name, by)
     groups = {group: _from_outcomes(self.outcomes, rows) for group, rows in t.groupby(by, sort=False)}
     names = dict(names=by) if isinstance(by, list) else dict(name=by)
@@ -359,7 +275,8 @@ def other_twelve(self:Evaluation)->pd.Series: # model -> error in percent
 def by_corruption(self:Evaluation)->pd.DataFrame: # one row per corruption, one column per model
     "Error of every model under every corruption, in percent, mean over severities"
     t = self.table[self.table.family.isin([*CORRUPTIONS, "c-bar"])]
-    if self._is_adjusted: t = self._weighted(_mean_weights(t, by := ["model", "perturbation"]), "error", by).reset_index()
+    by = ["model", "perturbation"]
+    if self._is_adjusted: t = self._weighted(_mean_weights(t, by), "error", by).reset_index()
     errors = t.pivot_table(index="perturbation", columns="model", values="error", sort=False)
     return 100*errors.reindex(columns=self.models)
 

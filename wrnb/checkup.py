@@ -93,8 +93,8 @@ def __str__(self:Checkup): return f"{self.table().to_string()}\n\n{self.verdict(
 def plot(self:Checkup):
     "Every figure with its 95 % interval; corruptions sorted by error. Returns the figure"
     found, types = self.estimates(), self.worst(99)[::-1]
-    attacks = [name for name in found if name.endswith("/255")]
-    broad = [name for name in ("corruption_error", "clean") if name in found]
+    attacks = [name for name in found if name.endswith("/255")][::-1]
+    broad = ["corruption_error", "clean"]
     groups = {"one corruption": types, "attack": attacks, "a family": list(CORRUPTIONS)[::-1], "all": broad}
     fig, ax = new_figure(figsize=(7, 6), layout="constrained")
     names = []

@@ -15,15 +15,13 @@ from operator import attrgetter
 from pathlib import Path
 from typing import get_args
 
-from fastcore.basics import noop
-
 import wrnb
 
 # %% ../nbs/37_cli.ipynb #0fcadceb
 def _import_rooms():
     "Import the rooms that do the work; from then on they are `wrnb.core`, `wrnb.loop`, ..."
     import_module("wrnb.corrupted_copies")
-    import_module("wrnb.comparison")  # which imports all the others
+    for room in ("comparison", "checks"): import_module(f"wrnb.{room}")  # which import all the others
 
 # %% ../nbs/37_cli.ipynb #bdd764d8
 DEFAULTS = dict(
@@ -49,7 +47,6 @@ def _defaults(data, model=None):
 def _taken(function, given):
     "Those of the given options that a function takes"
     return {k: v for k, v in given.items() if k in signature(function).parameters}
-
 def _call(function, given): return function(**_taken(function, given))
 
 # %% ../nbs/37_cli.ipynb #2d697b87
@@ -93,28 +90,16 @@ def _enhance(given):
     loop, given = _open(given)
     _call(loop.enhance, given)
 
-def _report(given,
-    others:tuple=(), # more run folders, to compare with the first
-    notebook:bool=False, # write RUN/report.ipynb, too: the same sections as cells to change and run
-):
-    loop, _ = _open(given)
-    if not others: return loop.say(f"report: {loop.report(notebook)}")
-    if notebook: raise wrnb.core.WrnbError("notebook= is of one run: leave it out, or give one RUN")
-    loops = [loop, *(_open(given | dict(out=other))[0] for other in others)]
-    loop.say(f"report: {wrnb.comparison.compare_runs(loops)}")
+def _report(given):
+    loop, given = _open(given)
+    loop.say(f"report: {_call(partial(wrnb.comparison.report_on, loop), given)}")
 
 # %% ../nbs/37_cli.ipynb #226fe189
 def _say_errors(loop, evaluation):
     "Say the table of errors"
-    table = evaluation.percent().rename_axis(columns="model").to_string()
-    n = evaluation.table.n.iloc[-1]
-    loop.say(f"\nErrors in percent on {n} test images{_per_cell(evaluation)}:\n{table}")
+    n, table = evaluation.table.n.iloc[-1], evaluation.percent().rename_axis(columns="model").to_string()
+    loop.say(f"\nErrors in percent on {n} test images:\n{table}")
     if evaluation.outcomes and len(evaluation.models) > 1: loop.say(f"\n{evaluation.verdict()}")
-
-def _per_cell(evaluation):
-    "Says so if only a part of the images was measured"
-    part = evaluation.outcomes and evaluation.outcomes.population == "set"
-    return f" per corruption and severity, {evaluation.outcomes.design}" if part else ""
 
 def _evaluate(given):
     loop, given = _open_or_begin(given)
@@ -125,31 +110,21 @@ def _evaluate(given):
         loop.say(f"\n{model}: corruption error {error}, n {r.n}, {r.cells} cells, {r.source}")
 
 def _check(given):
-    given = dict(out=_check_folder(given)) | given
+    given = _defaults(given["data"], given.get("model")) | given
+    given = dict(out=wrnb.checks.check_folder(given["data"], given["model"])) | given
     loop, given = _begin(given)
     _call(loop.train_base, given)
     found = _call(loop.check, given)
     loop.say(f"\nErrors in percent with 95 % intervals, {found.evaluation.outcomes.source}:\n{found}")
     loop.say(f"\nGo on with wrnb evaluate {loop.run.path} or wrnb report {loop.run.path}")
 
-def _check_folder(given):
-    "Where a check is kept if you do not say it: named by data and model"
-    model = given.get("model") or DEFAULTS.get(given["data"], DEFAULTS["other"])["model"] or ""
-    words = Path(given["data"]).name, model.partition("@")[0]
-    return "check-" + "-".join(re.sub(r"[^\w.]+", "-", word) for word in words)
-
 # %% ../nbs/37_cli.ipynb #ccda110f
-def _check_finished(loop, given, strategies):
-    "Raise `WrnbError` if a finished stage had other options, before a word is said of the others"
-    stages = {stage: getattr(loop, stage) for stage in ("score", "weak", "validate")}
-    stages = {"base": loop.train_base} | stages | {f"enhance {s}": partial(loop.enhance, s) for s in strategies}
-    say, loop.say = loop.say, noop
-    for stage, function in (stages | {"evaluate": loop.evaluate}).items():
-        if loop.run.done(stage): _call(function, _without_families(given) if stage == "evaluate" else given)
-        elif stage != "base": break
-    loop.say = say
-
-def _without_families(given): return {k: v for k, v in given.items() if k != "families"}
+def _check_finished(loop, given, evaluated, strategies):
+    "Compare the options of all stages that were finished"
+    tuned = {f"enhance {s}": partial(loop.enhance, s) for s in strategies}
+    stages = dict(base=loop.train_base, score=loop.score, weak=loop.weak, validate=loop.validate)
+    stages = {s: partial(_call, f, given) for s, f in (stages | tuned).items()}
+    loop.check_finished(stages | dict(evaluate=partial(_call, loop.evaluate, evaluated)))
 
 def _run(given,
     strategies:tuple=("standard", "augmix", "reva"), # strategies of fine-tuning to compare
@@ -157,14 +132,15 @@ def _run(given,
     known = wrnb.enhancement.STRATEGIES
     for strategy in strategies: wrnb.core.check_choice("strategies", strategy, known)
     loop, given = _begin(given)
-    _check_finished(loop, given, strategies)
+    evaluated = {k: v for k, v in given.items() if k != "families"}
+    _check_finished(loop, given, evaluated, strategies)
     for stage in (loop.train_base, loop.score, loop.weak): _call(stage, given)
     if loop.has_weak: _call(loop.validate, given)
     unguided = "reva" in strategies and _call(loop.unguided, given)
     if unguided: loop.say(f"enhance: reva is left out, since {unguided}")
     for strategy in strategies:
         if not (unguided and strategy == "reva"): _call(partial(loop.enhance, strategy), given)
-    evaluation = _call(loop.evaluate, _without_families(given))
+    evaluation = _call(loop.evaluate, evaluated)
     page = loop.report()
     _say_errors(loop, evaluation)
     loop.say(f"\n{page}")
@@ -236,7 +212,7 @@ COMMANDS = dict(
     report=Command(_report,
         "write RUN/report.html and its figures, or a page that compares runs",
         "wrnb report runs/c10; wrnb report runs/a runs/b",
-        "loop.Loop"),
+        "comparison.report_on loop.Loop", without="loop"),
 )
 
 # %% ../nbs/37_cli.ipynb #bba7a062
@@ -261,12 +237,9 @@ def _options(command):
 _NAMES = dict(folder="--on", names="--corruptions", k="-k", n="-n")
 
 # %% ../nbs/37_cli.ipynb #778c3c8f
-_UNNAMED = ("others",)  # arguments that are given without a name after the positional one
-
 def _flag(name, command):
     "How an argument is written on the command line"
-    if name == command.positional: return "RUN" if name == "out" else "DATA"
-    if name in _UNNAMED: return "RUN"
+    if name in (command.positional, "others"): return "DATA" if name == "data" else "RUN"
     return _NAMES.get(name, "--" + name.replace("_", "-"))
 
 # %% ../nbs/37_cli.ipynb #2fb87974
@@ -348,10 +321,9 @@ def _parser(name, command, flags):
     parser = _Parser(prog=f"wrnb {name}", description=text, epilog=f"example: {command.example}")
     for argument, option in _options(command).items():
         keywords = _reading(argument, option.anno) | dict(help=_help(argument, option, flags))
-        unnamed = argument in (command.positional, *_UNNAMED)
+        unnamed = argument in (command.positional, "others")
         required = argument in _REQUIRED and argument != command.optional
-        if unnamed: keywords |= dict(metavar=flags[argument])
-        else: keywords |= dict(dest=argument, required=required)
+        keywords |= dict(metavar=flags[argument]) if unnamed else dict(dest=argument, required=required)
         if argument != command.positional: keywords |= dict(default=argparse.SUPPRESS)
         parser.add_argument(argument if unnamed else flags[argument], **keywords)
     return parser

@@ -342,7 +342,8 @@ def gathered(
     if n is None: return Outcomes(cells, len(sampling.test)), None
     images = image_table(cells, sampling.labels, sampling.clean_in_order())
     labels, known = known_images(images)
-    return Outcomes(cells, len(sampling.test), labels, known if adjust else {}, n, sampling.design), images
+    known = known if adjust else {}
+    return Outcomes(cells, len(sampling.test), labels, known, per_cell=n, design=sampling.design), images
 
 def with_intervals(
     table:pd.DataFrame, # the columns of evaluation.csv

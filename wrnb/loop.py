@@ -13,10 +13,10 @@ from fastai.torch_core import set_seed
 from fastcore.basics import noop, patch
 from fastcore.meta import delegates
 
-import wrnb.benchmark, wrnb.checkup, wrnb.enhancement, wrnb.scoring, wrnb.validation
+import wrnb.benchmark, wrnb.enhancement, wrnb.scoring, wrnb.validation
 import wrnb.weak  # gives `Scores` its methods
 from .core import WrnbError, check_range, check_whole, first_process, print_line, this_process
-from .tables import read_json, read_table, write_atomic, write_table
+from .tables import read_json, read_table, write_table
 from .runs import Run
 from .image_sets import limited
 from .models import load_weights, weights_hash
@@ -31,7 +31,6 @@ from .enhancement import STRATEGIES, guiding_types
 from .corrupted_sets import CorruptedSet, corrupted_set
 from .measurement import as_tuple
 from .benchmark import Evaluation
-from .checkup import Checkup
 from .setup import Setup, read_setup
 
 # %% ../nbs/35_loop.ipynb #86f62dc2
@@ -381,24 +380,3 @@ def evaluate_on(self:Loop,
     if old != images.identity:
         raise WrnbError(f"{run.path} is of another set with this name: remove it, or rename {folder}")
     return self._measure(run, models, images, attack_names=as_tuple(attacks), **kwargs)
-
-# %% ../nbs/35_loop.ipynb #ead2a08c
-_CHECK = [*_OWN, "name", "eps", "model"]
-
-@patch
-@delegates(wrnb.checkup.check, but=_CHECK)
-def check(self:Loop,
-    check_eps:tuple=(1, 4), # L-inf radii of PGD in grey levels (eps x 255)
-    **kwargs,
-)->Checkup:
-    "How robust is the base? Leaves check/evaluation.csv, check/outcomes.parquet and figures/check.png"
-    run, radii = Run(self.run/"check"), [check_range("check_eps", e, 0, 255, above=True)/255 for e in as_tuple(check_eps)]
-    kwargs |= self.common | dict(out=run.path, eps=radii, name=self.setup.model.partition("@")[0])
-    done = run.done("evaluate")
-    found = wrnb.checkup.check(self.base, self.test, **kwargs)
-    picture = self.run/"figures"/"check.png"
-    if first_process():
-        fig = found.plot()
-        write_atomic(picture, lambda p: fig.savefig(p, dpi=160))
-    self.say(f"check: done already, see {run/'evaluation.csv'}" if done else f"check: {len(self.test)} test images -> {picture}")
-    return found
