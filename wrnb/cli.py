@@ -270,8 +270,7 @@ _READING = dict(
     rule=dict(type=_number_or_name, metavar="RULE"),
     mean=dict(type=_number_or_name, nargs="+", metavar="M"),
     std=dict(type=_number_or_name, nargs="+", metavar="S"),
-    out=dict(metavar="FOLDER"),
-    folder=dict(metavar="FOLDER"),
+    **dict.fromkeys(("out", "folder"), dict(metavar="FOLDER")),
     others=dict(nargs="*", metavar="RUN"),
 )
 
