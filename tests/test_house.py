@@ -23,8 +23,9 @@ ROOMS = """core late randomness tables runs pictures items columns images image_
     arrays corruptions imagecorruptions transforms attacks closeups shelf workbench estimation
     outcomes measurement monitoring validation augmentation peers terms heads averaging fine_tuning
     guidance watch strategies enhancement archives corrupted_sets corrupted_copies evaluation rounds
-    benchmark differences checkup setup loop checks report gate cli""".split()
-DOORS = ("setup", "loop", "checks", "report", "gate", "cli")  # their names are not in `from wrnb.all import *`
+    benchmark differences checkup setup loop checks findings words figures gallery sections report
+    comparison gate cli""".split()
+DOORS = ("setup", "loop", "checks", "findings", "words", "figures", "gallery", "sections", "report", "comparison", "gate", "cli")  # their names are not in `from wrnb.all import *`
 SETTINGS = ConfigParser(delimiters="=", interpolation=None)
 SETTINGS.read(ROOT/"settings.ini", encoding="utf-8")
 SETTINGS = SETTINGS["DEFAULT"]

@@ -2,8 +2,7 @@
 
 One base is trained once; what is killed or interrupted is a process of its own, bad input goes through `wrnb.cli.main`.
 """
-import base64, json, os, pickle, re, shutil, signal, time
-from html.parser import HTMLParser
+import json, os, pickle, re, shutil, signal, time
 from pathlib import Path
 
 import numpy as np
@@ -106,38 +105,12 @@ def test_the_run_is_recorded_in_the_config(base):
     assert {"eps", "n_neighbors", "noise", "seed", "data", "model"} <= set(stages["score"]["options"])
 
 
-class Page(HTMLParser):
-    "A page's tags, pictures and titles; an error if its tags are not closed in order"
-    def __init__(self, text):
-        super().__init__()
-        self.open, self.images, self.titles, self.tags = [], [], [], set()
-        self.feed(text)
-        self.close()
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        if tag == "img": self.images.append(dict(attrs))
-        if tag not in ("img", "meta", "br"): self.open.append(tag)
-
-    def handle_endtag(self, tag): assert self.open.pop() == tag, f"{tag} closes nothing"
-
-    def handle_data(self, data):
-        if self.open and self.open[-1] == "h2": self.titles.append(data)
-
-
-def test_the_page_opens_from_disk_and_says_what_it_should(base):
-    text = (base/"report.html").read_text(encoding="utf-8")
-    page = Page(text)
-    assert not re.search(r"https?://|//cdn|@import|url\(", text) and not page.tags & {"script", "link", "iframe"}
-    assert not page.open
-    assert page.titles == ["What was run", "Before against after", "Weakest images", "Strengths and weaknesses",
-                           "What this does not say"]
-    assert len(page.images) == 7 and len(list((base/"figures").glob("*.png"))) == 7
-    for image in page.images:
-        kind, data = image["src"].split(",", 1)
-        assert kind == "data:image/png;base64" and base64.b64decode(data)[:8] == b"\x89PNG\r\n\x1a\n"
-        assert len(image["alt"]) > 10
-    assert "Only a part of the data was used: 200 training and 60 test images" in text and "reva" in text
+def test_the_page_says_what_was_used(base):
+    "What else holds for a page is in test_report.py"
+    page = (base/"report.html").read_text(encoding="utf-8")
+    assert "Only a part of the data was used: 200 training and 60 test images." in page
+    assert "digits_net and 1 fine-tuned copy of it were measured on 60 images of digits" in page
+    assert {"heat-base.png", "heat-best.png", "scores.png"} <= {p.name for p in (base/"figures").iterdir()}
 
 
 def test_the_summary_ends_with_the_table_and_the_page(base, printed):

@@ -21,7 +21,7 @@ import wrnb
 def _import_rooms():
     "Import the rooms that do the work; from then on they are `wrnb.core`, `wrnb.loop`, ..."
     import_module("wrnb.corrupted_copies")
-    for room in ("gate", "report", "checks"): import_module(f"wrnb.{room}")  # which import all the others
+    for room in ("gate", "comparison", "checks"): import_module(f"wrnb.{room}")  # which import all the others
 
 # %% ../nbs/37_cli.ipynb #bdd764d8
 DEFAULTS = dict(
@@ -92,7 +92,7 @@ def _enhance(given):
 
 def _report(given):
     loop, given = _open(given)
-    loop.say(f"report: {loop.report()}")
+    loop.say(f"report: {_call(partial(wrnb.comparison.report_on, loop), given)}")
 
 # %% ../nbs/37_cli.ipynb #226fe189
 def _say_errors(loop, evaluation):
@@ -224,9 +224,9 @@ COMMANDS = dict(
         "wrnb gate runs/c10 --max-error corruption=0.25 clean=0.09 --not-worse-than runs/main --margin 0.5",
         "gate.check"),
     report=Command(_report,
-        "write RUN/report.html and its figures",
-        "wrnb report runs/c10",
-        "loop.Loop"),
+        "write RUN/report.html and its figures, or a page that compares runs",
+        "wrnb report runs/c10; wrnb report runs/a runs/b",
+        "comparison.report_on loop.Loop", without="loop"),
 )
 
 # %% ../nbs/37_cli.ipynb #bba7a062
@@ -253,7 +253,7 @@ _NAMES = dict(folder="--on", names="--corruptions", k="-k", n="-n")
 # %% ../nbs/37_cli.ipynb #778c3c8f
 def _flag(name, command):
     "How an argument is written on the command line"
-    if name == command.positional: return "RUN" if name == "out" else "DATA"
+    if name in (command.positional, "others"): return "DATA" if name == "data" else "RUN"
     return _NAMES.get(name, "--" + name.replace("_", "-"))
 
 # %% ../nbs/37_cli.ipynb #2fb87974
@@ -284,8 +284,8 @@ _READING = dict(
     rule=dict(type=_number_or_name, metavar="RULE"),
     mean=dict(type=_number_or_name, nargs="+", metavar="M"),
     std=dict(type=_number_or_name, nargs="+", metavar="S"),
-    out=dict(metavar="FOLDER"),
-    folder=dict(metavar="FOLDER"),
+    **dict.fromkeys(("out", "folder"), dict(metavar="FOLDER")),
+    others=dict(nargs="*", metavar="RUN"),
 )
 
 # %% ../nbs/37_cli.ipynb #d6260d80
@@ -334,11 +334,11 @@ def _parser(name, command, flags):
     parser = _Parser(prog=f"wrnb {name}", description=text, epilog=f"example: {command.example}")
     for argument, option in _options(command).items():
         keywords = _reading(argument, option.anno) | dict(help=_help(argument, option, flags))
-        if argument == command.positional: keywords |= dict(metavar=flags[argument])
-        else:
-            required = argument in _REQUIRED and argument != command.optional
-            keywords |= dict(dest=argument, default=argparse.SUPPRESS, required=required)
-        parser.add_argument(argument if argument == command.positional else flags[argument], **keywords)
+        unnamed = argument in (command.positional, "others")
+        required = argument in _REQUIRED and argument != command.optional
+        keywords |= dict(metavar=flags[argument]) if unnamed else dict(dest=argument, required=required)
+        if argument != command.positional: keywords |= dict(default=argparse.SUPPRESS)
+        parser.add_argument(argument if unnamed else flags[argument], **keywords)
     return parser
 
 # %% ../nbs/37_cli.ipynb #f5ab3413
