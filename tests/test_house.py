@@ -17,15 +17,16 @@ import tools.readme
 from tools import house
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = """core late randomness tables runs pictures items columns images image_sets hub_data folders learners
+ROOMS = """late core randomness tables runs pictures items columns images image_sets hub_data folders learners
     data loaders networks checkpoints models hub_models sources pretrained folding inference
     callbacks together training neighbors search scoring weak corrections splines exchange c_bar
     arrays corruptions imagecorruptions transforms attacks closeups shelf workbench estimation
     outcomes measurement monitoring validation augmentation peers terms heads averaging fine_tuning
     guidance watch strategies enhancement archives corrupted_sets corrupted_copies evaluation rounds
     benchmark differences checkup setup loop checks findings words figures gallery sections report
-    comparison gate cli""".split()
-DOORS = ("setup", "loop", "checks", "findings", "words", "figures", "gallery", "sections", "report", "comparison", "gate", "cli")  # their names are not in `from wrnb.all import *`
+    comparison gate commands cli""".split()
+DOORS = """imagecorruptions setup loop checks findings words figures gallery sections report comparison gate
+    commands cli""".split()  # their names are not in `from wrnb.all import *`
 SETTINGS = ConfigParser(delimiters="=", interpolation=None)
 SETTINGS.read(ROOT/"settings.ini", encoding="utf-8")
 SETTINGS = SETTINGS["DEFAULT"]
@@ -125,9 +126,9 @@ def test_a_rule_that_is_kept_finds_nothing(rule, text): assert not rule(code(tex
 
 
 def test_a_visible_example_is_narrower_and_named_by_its_cell():
-    text, path = f"x = '{'x'*90}'", "nbs/00_core.ipynb"
+    text, path = f"x = '{'x'*90}'", "nbs/01_core.ipynb"
     place, = house.long_lines(code(text, path, cell=7, visible=True))
-    assert place.startswith("nbs/00_core.ipynb[7]:1 ")
+    assert place.startswith("nbs/01_core.ipynb[7]:1 ")
     assert not house.long_lines(code(text, path, cell=7))
     directive = f"#| fig-alt: {'x'*90}"
     assert not house.long_lines(code(directive, path, cell=7, visible=True))

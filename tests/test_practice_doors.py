@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from helpers import complaint, pictures, start
-from wrnb.cli import COMMANDS, _import_rooms, main, _options
+from wrnb.cli import COMMANDS, main, _options
+from wrnb.commands import _import_rooms
 from wrnb.models import save_weights
 from wrnb.pretrained import load_model
 from wrnb.runs import Run

@@ -1,7 +1,7 @@
 """The rules by which the code of this project reads, and the table of measures.
 
     python -m tools.house                                   the table, and every place that breaks a rule
-    python -m tools.house wrnb/core.py nbs/00_core.ipynb    only the places in these files
+    python -m tools.house wrnb/core.py nbs/01_core.ipynb    only the places in these files
 
 A rule is a function that takes what it judges and returns findings, each a line that begins with file:line (in a
 notebook file[cell]:line). tests/test_house.py asks that there are none.

@@ -7,8 +7,8 @@ __all__ = []
 
 # %% ../nbs/all.ipynb #b5321fe3
 import wrnb
-from .core import *
 from .late import *
+from .core import *
 from .randomness import *
 from .tables import *
 from .runs import *
@@ -53,7 +53,7 @@ from .differences import *
 from .checkup import *
 
 _rooms = (
-    wrnb.core, wrnb.late, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.columns,
+    wrnb.late, wrnb.core, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.columns,
     wrnb.hub_data, wrnb.data, wrnb.loaders, wrnb.networks, wrnb.checkpoints,
     wrnb.models, wrnb.hub_models, wrnb.pretrained, wrnb.inference, wrnb.training,
     wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.corrections,

@@ -68,9 +68,10 @@ class Findings:
     @property
     def scores(self)->Scores:
         "The scores, without images if these cannot be read; None: nothing was scored"
-        if not (self.run/"scores.parquet").is_file(): return None
+        path = self.run/"scores.parquet"
+        if not path.is_file(): return None
         if not self.unreadable: return self.loop.scores()
-        return Scores(read_table(self.run/"scores.parquet"), None, self.run.options("score"))
+        return Scores(read_table(path), None, self.run.options("score"))
 
     @property
     def validation(self)->Validation:
@@ -97,15 +98,17 @@ def listed(
     if len(names) > most: names = [*names[:most], f"{len(names) - most} more"]
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
 
+def _plural(thing):
+    "Several of a thing"
+    ends = dict(radius="radii", severity="severities")
+    return ends.get(thing, thing[:-1] + "ies" if thing.endswith("copy") else thing + "s")
+
 def counted(
     n:int, # how many
     thing:str, # of what, one of them
 )->str:
     "A number of things: 1 model, 2 models"
-    if n == 1: return f"1 {thing}"
-    ends = dict(radius="radii", severity="severities")
-    plural = ends.get(thing, thing[:-1] + "ies" if thing.endswith("copy") else thing + "s")
-    return f"{n:,} {plural}"
+    return f"1 {thing}" if n == 1 else f"{n:,} {_plural(thing)}"
 
 # %% ../nbs/68_findings.ipynb #7c74cb9e
 @patch

@@ -98,7 +98,6 @@ class PixelModel(nn.Module):
 
     def forward(self, x): return self._ask(x) if self.settled else self._settle(x)
 
-# %% ../nbs/17_models.ipynb #a9affde5
 def _dtype(net):
     "What a network computes in: the type of its first weights"
     return next((p.dtype for p in net.parameters() if p.is_floating_point()), torch.float32)
@@ -149,7 +148,6 @@ def _in_plain_order(body, x):
 _DAMAGE = (SafetensorError, pickle.UnpicklingError, struct.error, EOFError, OSError, RuntimeError,
            ValueError, LookupError, TypeError, AttributeError, AssertionError)
 
-# %% ../nbs/17_models.ipynb #72a7e93f
 def _torch_file(path, device="cpu"):
     "The tensors and plain values that torch.save left; torch's warnings about refused files are silenced"
     with warnings.catch_warnings():
@@ -162,8 +160,7 @@ def read_file(
 ):
     "What a safetensors or torch file holds, read without running anything in it"
     if not path.is_file():
-        raise WrnbError(f"{path} does not exist: "
-                        "give the checkpoint's path after @, as in resnet20@FILE")
+        raise WrnbError(f"{path} does not exist: give the checkpoint's path after @, as in resnet20@FILE")
     read = safetensors.torch.load_file if path.suffix == ".safetensors" else _torch_file
     try: return read(path)
     except _DAMAGE as e:
@@ -230,8 +227,7 @@ def save_weights(
     state = model.state_dict()
     odd = [k for k, v in state.items() if not is_plain(v)]
     if odd:
-        raise WrnbError(f"{odd[0]} cannot be saved, since it is quantised or no tensor: "
-                        "give a model of plain weights")
+        raise WrnbError(f"{odd[0]} cannot be saved, since it is quantised or no tensor: give plain weights")
     state = {k: v.detach().cpu().contiguous().clone() for k, v in state.items()}
     return write_atomic(path, lambda p: p.write_bytes(safetensors.torch.save(state)))
 
