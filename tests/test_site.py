@@ -263,7 +263,8 @@ def test_the_site_has_no_mistakes(site): assert not site[1]
 
 
 ANNOUNCED = [("corruptions", "CONSTANTS"), ("attacks", "ATTACKS"), ("strategies", "STRATEGIES"),
-             ("validation", "RULES"), ("benchmark", "ALEXNET_ERRORS"), ("corrupted_sets", "C_BAR"), ("cli", "DEFAULTS")]
+             ("validation", "RULES"), ("benchmark", "ALEXNET_ERRORS"),
+             ("corrupted_sets", "C_BAR"), ("commands", "DEFAULTS")]
 
 
 @pytest.mark.parametrize("room, name", ANNOUNCED)
