@@ -111,7 +111,7 @@ def time_all(args):
     rows = [scoring_row(args, **case, device=device) for case in cases] + list(corruption_rows(args, device))
     where = dict(seed=args.seed, **origin("commit", "device", "torch", device=device))
     table = pd.DataFrame(rows).assign(**where)
-    write_csv(table, args.csv, float_format="%.3f")
+    write_csv(table, args.csv, float_format="%.6g")
     show(table.drop(columns=list(where)))
 
 
