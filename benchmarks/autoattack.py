@@ -30,7 +30,7 @@ import torchattacks
 from common import add_options, begin, cross_product, origin, parser, show, wait_for_gpu, write_csv
 from wrnb.attacks import ATTACKS, AutoAttack
 from wrnb.core import wilson
-from wrnb.runs import in_parts
+from wrnb.tables import in_parts
 from wrnb.folders import load_data
 from wrnb.enhancement import enhance
 from wrnb.models import weights_hash

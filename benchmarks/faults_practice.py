@@ -31,7 +31,8 @@ from wrnb.measurement import Clean
 from wrnb.inference import logits_of
 from wrnb.models import save_weights
 from wrnb.pretrained import load_model
-from wrnb.runs import Run, read_table, write_table
+from wrnb.tables import read_table, write_table
+from wrnb.runs import Run
 from wrnb.scoring import score_robustness
 from wrnb.validation import validate
 

@@ -22,7 +22,8 @@ import pandas as pd
 from common import add_options, begin, origin, parser, show, write_csv
 from wrnb.attacks import ATTACKS
 from wrnb.benchmark import evaluate
-from wrnb.runs import Run, read_table
+from wrnb.tables import read_table
+from wrnb.runs import Run
 from wrnb.folders import load_data
 from wrnb.enhancement import PROTOCOLS, enhance, guidance
 from wrnb.pretrained import load_model

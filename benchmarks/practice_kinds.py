@@ -14,7 +14,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 from wrnb.image_sets import ImageSet
 from wrnb.models import PixelModel
-from wrnb.scoring import neighbor_keys, neighbors
+from wrnb.neighbors import neighbor_keys, neighbors
 
 N, SIDE, CLASSES, EPS, NEIGHBORS = 9, 16, 3, .3, 5
 NAMES = ["ant", "bee", "cat"]

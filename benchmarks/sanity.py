@@ -23,7 +23,7 @@ from common import add_options, begin, origin, parser, write_csv
 from wrnb.attacks import ATTACKS
 from wrnb.core import wilson
 from wrnb.randomness import fold_in, image_keys, uniform
-from wrnb.runs import in_parts
+from wrnb.tables import in_parts
 from wrnb.folders import load_data
 from wrnb.models import weights_hash
 from wrnb.pretrained import load_model

@@ -33,13 +33,14 @@ import pandas as pd
 import torch
 
 from common import DATA, add_options, best_seconds, cross_product, origin, parser, seconds, write_csv
-from wrnb import data
+from wrnb import image_sets
 from wrnb.core import pick_device
 from wrnb.image_sets import ImageSet
 from wrnb.folders import load_data
 from wrnb.pretrained import load_model
 from wrnb.inference import PRECISIONS, InferenceModel
-from wrnb.scoring import neighbor_keys, neighbors, score_robustness
+from wrnb.neighbors import neighbor_keys, neighbors
+from wrnb.scoring import score_robustness
 
 CASES = dict(
     resnet20=dict(size=32, n_classes=10, images=64, batch_size=512),
@@ -136,7 +137,7 @@ def decoding(a, device, n=768):
     ds, model = pictures_of(a.pictures, n, a.seed), load_model("digits_net", 10)
     def ahead(): score_robustness(model, ds, .05, 1, seed=a.seed, batch_size=32, device=str(device))
     def in_turn():
-        with patch("wrnb.scoring.batches", data._checked_batches): ahead()
+        with patch("wrnb.neighbors.batches", image_sets._checked_batches): ahead()
     ahead_s, in_turn_s = best_seconds([ahead, in_turn], a.repeats)
     about = setting("decoding", "digits_net", size=224, threads=1, batch_size=32, precision="fp32", compile=False,
                     images=len(ds), neighbors=1)

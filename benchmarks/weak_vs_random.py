@@ -52,7 +52,7 @@ from sklearn.isotonic import IsotonicRegression
 
 from common import add_options, begin, cross_product, named_models, origin, parser, write_csv
 from wrnb.core import WrnbError
-from wrnb.runs import write_atomic
+from wrnb.tables import write_atomic
 from wrnb.corruptions import corruptions
 from wrnb.folders import load_data
 from wrnb.models import weights_hash

@@ -15,7 +15,7 @@ import wrnb.benchmark
 from wrnb.corrupted_sets import C_BAR
 from wrnb.benchmark import ALEXNET_ERRORS, Evaluation
 from wrnb.core import WrnbError, wilson
-from wrnb.runs import COLUMNS
+from wrnb.tables import COLUMNS
 from wrnb.corruptions import CORRUPTIONS, FAMILY
 
 LISTED = pd.read_csv(Path(__file__).parent/"published_corruption_errors.csv")

@@ -11,7 +11,8 @@ from torch.utils.data import TensorDataset
 
 import wrnb.image_sets
 from helpers import cut
-from wrnb.corrupted_sets import C_BAR, corrupted_set, save_corrupted
+from wrnb.corrupted_sets import C_BAR, corrupted_set
+from wrnb.corrupted_copies import save_corrupted
 from wrnb.benchmark import evaluate, read_evaluation
 from wrnb.core import WrnbError
 from wrnb.corruptions import CORRUPTIONS, EXTRA, FAMILY, corrupt

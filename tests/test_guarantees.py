@@ -23,14 +23,15 @@ from torch import nn
 import wrnb.corruptions, wrnb.weak
 from wrnb.attacks import ATTACKS, attacks
 from wrnb.loop import Loop
-from wrnb.runs import COLUMNS
+from wrnb.tables import COLUMNS
 from wrnb.corruptions import CONSTANTS, CORRUPTIONS, EXTRA, corrupt, corruptions
 from wrnb.image_sets import subset
 from wrnb.folders import load_data
 from wrnb.enhancement import enhance, guidance
 from wrnb.models import save_weights, weights_hash
 from wrnb.pretrained import load_model
-from wrnb.scoring import neighbor_keys, neighbors, score_robustness
+from wrnb.neighbors import neighbor_keys, neighbors
+from wrnb.scoring import score_robustness
 from wrnb.measurement import Clean
 from wrnb.validation import Validation, all_perturbations, validate
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-import wrnb.folders, wrnb.scoring
+import wrnb.folders, wrnb.neighbors, wrnb.scoring
 from helpers import SETUP, complaint, cut, has_parts, pictures, run_command, same_bytes, spoil, start, strike, tables
 from wrnb.cli import main
 from wrnb.core import WrnbError
@@ -202,11 +202,11 @@ def test_ctrl_c_keeps_what_was_done_and_workers_do_not_matter(scored, tmp_path):
 
 
 def test_batch_sizes_agree_to_rounding(model, tmp_path, monkeypatch):
-    sizes, misprediction = set(), wrnb.scoring.misprediction
+    sizes, misprediction = set(), wrnb.neighbors.misprediction
     def watched(logits, y):
         sizes.add(len(y))
         return misprediction(logits, y)
-    monkeypatch.setattr(wrnb.scoring, "misprediction", watched)
+    monkeypatch.setattr(wrnb.neighbors, "misprediction", watched)
     t = {}
     for bs in (7, 512):
         out = str(tmp_path/str(bs))

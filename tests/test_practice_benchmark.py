@@ -17,7 +17,8 @@ from wrnb.archives import CIFAR10
 from wrnb.attacks import ATTACKS, Attack
 from wrnb.benchmark import Evaluation, compare, evaluate, read_evaluation
 from wrnb.core import WrnbError
-from wrnb.corrupted_sets import C_BAR, corrupted_set, save_corrupted
+from wrnb.corrupted_sets import C_BAR, corrupted_set
+from wrnb.corrupted_copies import save_corrupted
 from wrnb.corruptions import CORRUPTIONS, Corruption, FAMILY, corruptions
 from wrnb.image_sets import ImageSet
 from wrnb.learners import pixel_loaders

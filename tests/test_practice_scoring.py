@@ -16,7 +16,8 @@ from wrnb.core import WrnbError
 from wrnb.corruptions import Corruption, corrupt, corruptions, plot_corruptions
 from wrnb.data import ImageSet, load_data
 from wrnb.networks import MODELS
-from wrnb.scoring import Scores, neighbors, score_robustness
+from wrnb.neighbors import neighbors
+from wrnb.scoring import Scores, score_robustness
 from wrnb.weak import new_figure
 
 GREY_LEVEL = 1/255

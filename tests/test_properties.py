@@ -20,13 +20,16 @@ from faults_files import arrays
 from helpers import some
 from wrnb.corrupted_sets import corrupted_set
 from wrnb.core import WrnbError, wilson
-from wrnb.runs import COLUMNS, Run, read_table, write_table
+from wrnb.tables import COLUMNS, read_table, write_table
+from wrnb.runs import Run
 from wrnb.pictures import read_image
 from wrnb.image_sets import ImageSet, subset
 from wrnb.folders import folder_set
 from wrnb.models import load_weights, save_weights
 from wrnb.pretrained import load_model
-from wrnb.scoring import Scores, kl_bounds, misprediction, neighbor_keys, neighbors, score_robustness
+from wrnb.search import kl_bounds
+from wrnb.neighbors import misprediction, neighbor_keys, neighbors
+from wrnb.scoring import Scores, score_robustness
 
 
 def unless_refused(read):

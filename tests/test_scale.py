@@ -253,13 +253,13 @@ def test_parts_stay_until_everybody_has_read_them(scored, members, tmp_path):
 
 def read_slowly(command):
     "The second process takes its time over each part, and may write no table but parts"
-    import wrnb.runs, wrnb.scoring
+    import wrnb.scoring, wrnb.tables
     if this_process().rank: wrnb.scoring.write_table = None
-    real = wrnb.runs.read_table
+    real = wrnb.tables.read_table
     def read_table(path):
         time.sleep(.2*this_process().rank)
         return real(path)
-    wrnb.runs.read_table = read_table
+    wrnb.tables.read_table = read_table
     return main(command)
 
 

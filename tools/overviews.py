@@ -17,13 +17,13 @@ SECTIONS = dict(  # folder: title, line, pages in the order of reading (others f
              "corruptions attacks scoring"),
     reference=("Reference", "Every room of the package and what it gives", ""))
 GROUPS = {  # group of rooms: its rooms, from left to right
-    "Foundations": "core randomness runs",
-    "Images and classifiers": "pictures images image_sets folders learners data "
-                              "networks checkpoints models sources pretrained inference callbacks together training",
-    "Weak samples": "scoring weak",
+    "Foundations": "core randomness tables runs",
+    "Images and classifiers": "pictures items images image_sets folders learners data networks "
+                              "checkpoints models sources pretrained folding inference callbacks together training",
+    "Weak samples": "neighbors search scoring weak",
     "Perturbations": "c_bar corruptions attacks",
     "Weaknesses": "estimation measurement validation augmentation terms heads enhancement",
-    "Evaluation": "archives corrupted_sets evaluation benchmark",
+    "Evaluation": "archives corrupted_sets corrupted_copies evaluation benchmark",
     "Doors": "setup loop report cli all"}
 ENTRIES_SHOWN = 6  # entries of a table that stand for it where its line of code says nothing
 

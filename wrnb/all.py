@@ -9,6 +9,7 @@ __all__ = []
 import wrnb
 from .core import *
 from .randomness import *
+from .tables import *
 from .runs import *
 from .data import *
 from .networks import *
@@ -17,6 +18,8 @@ from .models import *
 from .pretrained import *
 from .inference import *
 from .training import *
+from .neighbors import *
+from .search import *
 from .scoring import *
 from .weak import *
 from .c_bar import *
@@ -27,13 +30,15 @@ from .measurement import *
 from .validation import *
 from .enhancement import *
 from .corrupted_sets import *
+from .corrupted_copies import *
 from .evaluation import *
 from .benchmark import *
 
 _rooms = (
-    wrnb.core, wrnb.randomness, wrnb.runs, wrnb.data, wrnb.networks,
+    wrnb.core, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.data, wrnb.networks,
     wrnb.checkpoints, wrnb.models, wrnb.pretrained, wrnb.inference, wrnb.training,
-    wrnb.scoring, wrnb.weak, wrnb.c_bar, wrnb.corruptions, wrnb.attacks, wrnb.estimation, wrnb.measurement,
-    wrnb.validation, wrnb.enhancement, wrnb.corrupted_sets, wrnb.evaluation, wrnb.benchmark,
+    wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.c_bar, wrnb.corruptions, wrnb.attacks,
+    wrnb.estimation, wrnb.measurement, wrnb.validation, wrnb.enhancement, wrnb.corrupted_sets,
+    wrnb.corrupted_copies, wrnb.evaluation, wrnb.benchmark,
 )
 __all__ = [name for room in _rooms for name in room.__all__]

@@ -14,7 +14,8 @@ import pandas as pd
 from torch.utils.data import Dataset
 
 from .core import WrnbError, check_choice, check_whole, first_process, pick_device
-from .runs import Run, read_table, write_table
+from .tables import read_table, write_table
+from .runs import Run
 from .images import as_images
 from .learners import images_of
 from .models import untouched

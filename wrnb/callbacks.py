@@ -20,7 +20,7 @@ from torch import nn
 import torch
 
 from .core import WrnbError, first_process, this_process
-from .runs import write_atomic
+from .tables import write_atomic
 from .models import _DAMAGE, _torch_file, check_logits, logits_in
 
 # %% ../nbs/15_callbacks.ipynb #b00a82cd

@@ -20,6 +20,7 @@ import wrnb
 # %% ../nbs/37_cli.ipynb #0fcadceb
 def _import_rooms():
     "Import the rooms that do the work; from then on they are `wrnb.core`, `wrnb.loop`, ..."
+    import_module("wrnb.corrupted_copies")
     import_module("wrnb.report")  # which imports all the others
 
 # %% ../nbs/37_cli.ipynb #bdd764d8
@@ -135,7 +136,7 @@ def _corrupt(given,
     if images.origin: wrnb.core.print_line(f"data: {images.origin}")
     run = wrnb.runs.Run(given["out"])
     done = run.done("corrupt")
-    made = _call(partial(wrnb.corrupted_sets.save_corrupted, images), given)
+    made = _call(partial(wrnb.corrupted_copies.save_corrupted, images), given)
     wrnb.core.print_line(f"corrupt: done already, see {run.path}" if done else f"corrupt: {made} -> {run.path}")
 
 # %% ../nbs/37_cli.ipynb #795c7bbd
@@ -182,7 +183,7 @@ COMMANDS = dict(
     corrupt=Command(_corrupt,
         "write a corrupted copy of the test images in the benchmark's own layout",
         "wrnb corrupt cifar10 --limit 1000 --out cifar10-c",
-        "setup.Setup:data data.load_data:size setup.Setup:test_share corrupted_sets.save_corrupted",
+        "setup.Setup:data data.load_data:size setup.Setup:test_share corrupted_copies.save_corrupted",
         positional="data", without="ds"),
     report=Command(_report,
         "write RUN/report.html and its figures",

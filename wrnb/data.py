@@ -23,7 +23,8 @@ from torch.utils.data import Dataset
 
 from .core import WrnbError
 from .pictures import read_image
-from .images import Images, _LABEL_KEYS, _check_dataset, _own_ids, as_images, classes_of, ids_of, indices
+from .items import _LABEL_KEYS
+from .images import Images, _check_dataset, _own_ids, as_images, classes_of, ids_of, indices
 from .image_sets import ImageSet, batches, limited, subset
 from .folders import TEST_FOLDERS, folder_set, in_memory, load_data
 from .learners import (LearnerSet, PixelLoader, class_order, images_of, pixel_loaders,

@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import Dataset
 
 from .core import WrnbError, check_range, check_whole
-from .runs import in_parts
+from .tables import in_parts
 from .images import as_images, classes_of
 from .learners import class_order, images_of
 from .data import data_hash

@@ -13,7 +13,6 @@ from numbers import Integral
 from operator import index
 from pathlib import Path
 
-from PIL import Image
 from fastai.data.core import DataLoaders
 from fastai.data.load import DataLoader as FastaiLoader
 from fastcore.basics import patch
@@ -22,7 +21,7 @@ import torch
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset, Subset
 
 from .core import WrnbError
-from .pictures import _rgb
+from .items import _LABEL_KEYS, _class_number, _image_and_label, _pixels, _some
 
 # %% ../nbs/04_images.ipynb #73dbb3ce
 def _plain_array(values):
@@ -67,90 +66,6 @@ def indices(
     if v.dtype == bool: return _masked(v, n, name, idxs.index if hasattr(idxs, "iloc") else None)
     _check_places(v, n, name)
     return v.astype(np.int64)
-
-# %% ../nbs/04_images.ipynb #78b3be08
-def _tensor(x, name):
-    "An image of any type as a tensor"
-    if isinstance(x, Image.Image): x = np.array(_rgb(x, name))
-    if isinstance(x, (list, tuple)): x = np.asarray(x)
-    if isinstance(x, np.ndarray) and x.dtype.kind in "buif": return torch.from_numpy(_native(x))
-    if isinstance(x, torch.Tensor): return x.as_subclass(torch.Tensor).detach()
-    raise WrnbError(f"{name} is of type {type(x).__name__}, not an image: give a tensor, array or Pillow picture")
-
-def _native(x): return np.require(x, x.dtype.newbyteorder("="), "CW")
-
-# %% ../nbs/04_images.ipynb #0420f176
-def _channels_first(x, name):
-    "The image as [3, height, width]"
-    y = x[None] if x.dim() == 2 else x
-    if y.dim() == 3 and y.shape[0] not in (1, 3) and y.shape[2] in (1, 3): y = y.permute(2, 0, 1)
-    if y.dim() == 3 and y.shape[0] in (1, 3) and y.numel(): return y.expand(3, -1, -1)
-    shape = " x ".join(map(str, x.shape))
-    raise WrnbError(f"{name} has the shape {shape}: give 3 x height x width (or one channel, or channels last)")
-
-def _pixels(x, name):
-    "Any image as float32 [3, height, width]; levels of 8 bits become [0,1]"
-    x = _channels_first(_tensor(x, name), name)
-    if x.dtype == torch.uint8: return x.float().div_(255)
-    if x.dtype.is_floating_point or x.dtype == torch.bool: return x.float()
-    kind = str(x.dtype).removeprefix("torch.")
-    raise WrnbError(f"{name} has pixels of type {kind}, whose white nobody knows: give uint8 or floats in [0,1]")
-
-# %% ../nbs/04_images.ipynb #57247d12
-def _label_array(y, name):
-    "A label as an array of numbers or text"
-    v = np.asarray(y.detach().cpu() if isinstance(y, torch.Tensor) else y)
-    if v.size and v.dtype.kind in "buifU": return v
-    raise WrnbError(f"{name} has the label {y!r:.60}: give the number of its class")
-
-def _class_number(y, name, classes):
-    "The number of a class from a label of any type"
-    v = _label_array(y, name)
-    if v.size > 1: return _one_hot(v, name, classes)
-    if v.dtype.kind == "U": return _looked_up(v.item(), name, classes)
-    if v.dtype.kind == "f": raise WrnbError(f"{name} has the label {v.item()}, a float: give an integer")
-    number = int(v.item())
-    if number >= 0 and (classes is None or number < len(classes)): return number
-    known = f"{len(classes)} classes" if classes else "classes"
-    raise WrnbError(f"{name} has label {number}, outside the {known}: correct it, the first class has the number 0")
-
-# %% ../nbs/04_images.ipynb #3ad8124b
-def _looked_up(y, name, classes):
-    "The place of a label's name in the list of classes"
-    if classes is None: raise WrnbError(f"{name} has the label {y!r}: give the dataset a list `classes` with that name")
-    if y in classes: return classes.index(y)
-    raise WrnbError(f"{name} has the label {y!r}, which is not one of the classes {_some(classes)}")
-
-def _some(names):
-    "Some names for a message"
-    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
-
-# %% ../nbs/04_images.ipynb #30d0790f
-def _one_hot(v, name, classes):
-    "The place of the only 1 among zeros"
-    v = v.reshape(-1)
-    fits = len(v) == len(classes) if classes else len(v) > 2
-    if fits and (v == 1).sum() == 1 and (v == 0).sum() == len(v) - 1: return int(v.argmax())
-    raise WrnbError(f"{name} has a label of {len(v)} numbers, not one-hot: a classifier needs one class per image")
-
-# %% ../nbs/04_images.ipynb #8f5b68ce
-_IMAGE_KEYS = "image", "img", "pixel_values"
-_LABEL_KEYS = "label", "labels", "fine_label", "target"
-
-# %% ../nbs/04_images.ipynb #1aba4ee9
-def _value(item, keys, name):
-    "The value of the only one of `keys` that a dict has"
-    own = [k for k in keys if k in item]
-    if len(own) == 1: return item[own[0]]
-    lacks = "more than one" if own else "none"
-    has = f"{name} has the keys {_some(list(map(str, item)))}"
-    raise WrnbError(f"{has}, {lacks} of {', '.join(keys)}: give pairs (image, label)")
-
-def _image_and_label(item, name):
-    "The two parts of an item: of a dict by their keys, or else the first two"
-    if isinstance(item, Mapping): return _value(item, _IMAGE_KEYS, name), _value(item, _LABEL_KEYS, name)
-    if isinstance(item, (tuple, list)) and len(item) > 1: return item[:2]
-    raise WrnbError(f"{name} is of type {type(item).__name__}, not a pair (image, label): let the dataset give pairs")
 
 # %% ../nbs/04_images.ipynb #325697fa
 def _texts(values, name):

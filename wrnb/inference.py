@@ -6,11 +6,9 @@
 __all__ = ['PRECISIONS', 'check_outputs', 'check_classifier', 'check_precision', 'InferenceModel', 'logits_of']
 
 # %% ../nbs/14_inference.ipynb #3d4e047d
-from collections import Counter
 import copy
 from functools import partial
 import pickle
-from typing import NamedTuple
 import warnings
 
 from fastcore.basics import patch
@@ -18,8 +16,6 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.nn.utils.fusion import fuse_conv_bn_weights
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from .core import WrnbError, check_choice, check_pixels, check_whole, progress
@@ -27,6 +23,7 @@ from .images import as_images
 from .image_sets import batches
 from .learners import class_order
 from .models import as_model, check_logits, logits_in, untouched
+from .folding import _fold
 
 # %% ../nbs/14_inference.ipynb #5b9e65dd
 _REFUSALS = RuntimeError, ValueError, AssertionError, LookupError, TypeError
@@ -99,92 +96,6 @@ def check_classifier(
     if known and ds.classes and class_order(known, ds.classes, "the model") != [*range(len(known))]:
         raise WrnbError(f"the model's classes are {', '.join(known)}, and the data's are in another order: "
                         "load the model with classes= those of the data, or use match_classes")
-
-# %% ../nbs/14_inference.ipynb #d3ab4f0e
-class _Call(NamedTuple):
-    "One call of a torch function"
-    function:object # which
-    read:list # what it was given
-    result:object # what it returned
-
-_SHAPE = torch.Tensor.dim, torch.Tensor.size, torch.Tensor.stride, torch.Tensor.shape.__get__
-
-class _Watch(TorchFunctionMode):
-    "Keeps each call of a torch function that may read values"
-    def __init__(self):
-        super().__init__()
-        self.calls = []
-
-    def __torch_function__(self, f, types, args=(), kwargs=None):
-        result = f(*args, **(kwargs or {}))
-        if f not in _SHAPE:
-            self.calls.append(_Call(f, tree_leaves((args, kwargs)), result))
-        return result
-
-# %% ../nbs/14_inference.ipynb #31a43354
-_CHOICES = {getattr(torch.Tensor, name) for name in (
-    "__bool__", "__int__", "__float__", "__index__", "item", "tolist", "numpy", "nonzero")} | {torch.nonzero}
-
-class _Trace:
-    "The calls that a network made when `x` passed through it, and how often they read each tensor"
-    def __init__(self, net, x):
-        eager = torch.compiler.set_stance("force_eager")
-        with torch.inference_mode(), eager, _Watch() as seen: net(x)
-        self.calls = seen.calls
-        self.reads = Counter(id(v) for call in seen.calls for v in call.read)
-        self.chooses = any(call.function in _CHOICES for call in seen.calls)
-
-    def once(self, v):
-        "Was this tensor read exactly once?"
-        return self.reads[id(v)] == 1
-
-# %% ../nbs/14_inference.ipynb #2ef0e692
-def _made_by(trace, convs):
-    "The convolution that made each tensor (by id), if tensor, weight and bias were read once"
-    owner = {id(m.weight): m for m in convs if trace.once(m.weight) and trace.once(m.bias)}
-    made_by = {}
-    for call in trace.calls:
-        if call.function is not torch.conv2d or not trace.once(call.result): continue
-        for v in call.read:
-            conv = owner.get(id(v))
-            if conv is not None and any(b is conv.bias for b in call.read):
-                made_by[id(call.result)] = conv
-    return made_by
-
-def _pairs(trace, made_by, norms):
-    "Each convolution with the batch norm that alone reads what it makes"
-    owner = {id(m.running_mean): m for m in norms}
-    for call in trace.calls:
-        if call.function is not F.batch_norm: continue
-        x, running_mean = call.read[:2]
-        if id(x) in made_by and id(running_mean) in owner and trace.once(running_mean):
-            yield made_by[id(x)], owner[id(running_mean)]
-
-# %% ../nbs/14_inference.ipynb #479933b4
-def _multiply_in(conv, norm):
-    "Make the convolution do the batch norm's work too, and the batch norm nothing"
-    statistics = dict(bn_rm=norm.running_mean, bn_rv=norm.running_var, bn_eps=norm.eps)
-    conv.weight, conv.bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, bn_w=norm.weight, bn_b=norm.bias, **statistics)
-    norm.forward = nn.Identity().forward
-
-def _fold(net, x):
-    "Multiply batch norms into the convolutions that only they read, in place; `x` shows which"
-    convs = [m for m in net.modules() if isinstance(m, nn.Conv2d) and "weight" in m._parameters]
-    norms = [m for m in net.modules() if type(m) is nn.BatchNorm2d and m.running_mean is not None]
-    without_bias = [m for m in convs if m.bias is None]
-    for m in without_bias: m.bias = nn.Parameter(m.weight.new_zeros(len(m.weight)))
-
-    trace = _Trace(net, x)
-    pairs = [] if trace.chooses else _pairs(trace, _made_by(trace, convs), norms)
-    folded = set()
-    for conv, norm in pairs:
-        _multiply_in(conv, norm)
-        folded.add(conv)
-
-    for m in without_bias:
-        if m not in folded: m.bias = None
-    return net
 
 # %% ../nbs/14_inference.ipynb #0fd9de71
 PRECISIONS = dict(fp32=None, bf16=torch.bfloat16)  # what autocast computes in

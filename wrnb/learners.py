@@ -19,7 +19,8 @@ import torch
 from torch.utils.data import Dataset
 
 from .core import WrnbError
-from .images import Images, _some, _texts, as_images
+from .items import _some
+from .images import Images, _texts, as_images
 from .image_sets import ImageSet, _checked_batches
 
 # %% ../nbs/07_learners.ipynb #39762726

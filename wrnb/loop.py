@@ -16,7 +16,8 @@ from fastcore.meta import delegates
 import wrnb.benchmark, wrnb.enhancement, wrnb.scoring, wrnb.validation
 import wrnb.weak  # gives `Scores` its methods
 from .core import WrnbError, check_range, check_whole, first_process, print_line, this_process
-from .runs import Run, read_json, read_table, write_table
+from .tables import read_json, read_table, write_table
+from .runs import Run
 from .image_sets import limited
 from .models import load_weights, weights_hash
 from .pretrained import warn_if_chance

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from .core import WrnbError, plain_number, wilson
-from .runs import COLUMNS
+from .tables import COLUMNS
 from .images import Images, as_images, classes_of
 from .image_sets import batches, subset
 from .learners import class_order

@@ -22,7 +22,7 @@ import torch
 from torch import nn
 
 from .core import WrnbError, as_path, check_choice
-from .runs import write_atomic
+from .tables import write_atomic
 from .checkpoints import by_our_names, check_shapes, first_of, is_plain, state_in
 
 # %% ../nbs/11_models.ipynb #f8a2ee0b

@@ -16,7 +16,7 @@ import seaborn as sns
 from fastcore.basics import patch
 
 from .core import first_process
-from .runs import write_atomic
+from .tables import write_atomic
 from .benchmark import read_evaluation
 from .loop import Loop
 

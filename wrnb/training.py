@@ -24,8 +24,9 @@ from torch.utils.data import Dataset
 
 from .core import WrnbError, as_path, check_range, check_whole, first_process, pick_device
 from .core import shows_progress, this_process
-from .runs import Run, write_table
-from .images import _pixels
+from .tables import write_table
+from .runs import Run
+from .items import _pixels
 from .pictures import read_image
 from .images import as_images
 from .learners import PixelLoader, pixel_loaders

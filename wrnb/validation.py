@@ -21,7 +21,8 @@ import torch
 from torch.utils.data import Dataset
 
 from .core import WrnbError, check_range, check_whole, first_process, pick_device, wait_for
-from .runs import Run, in_parts, read_json, read_table, write_atomic, write_table
+from .tables import in_parts, read_json, read_table, write_atomic, write_table
+from .runs import Run
 from .images import indices
 from .image_sets import subset
 from .learners import images_of

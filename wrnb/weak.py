@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .core import WrnbError, check_range, check_whole
-from .runs import COLUMNS
+from .tables import COLUMNS
 from .images import indices
 from .scoring import Scores
 
