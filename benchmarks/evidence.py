@@ -23,13 +23,11 @@ evidence.csv          One row per model, target, design, estimator and n per cel
 evidence_passes.csv   One row per model, target, design and estimator: n per cell and passes for a half width of
                       --half-width points, found by bisection on the mean half width of 20 samples, beside the passes
                       of "all images, all cells" (`times` fewer).
-evidence_stopping.csv Rounds that go on until the interval is narrow enough: passes used, coverage.
 evidence_cells.csv    Where the matrices came from: model, cell, n, error, CPU seconds, commit, device.
 
 Four models: some four hours on one core, nearly all for the matrices; --test-limit 200 --resamples 5: minutes.
 """
 import time
-from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -154,17 +152,7 @@ def dealt(labels, kind, per_cell, seed):
 def sample(m, outcomes, weight, known, kind, per_cell, seed):
     "The estimate that one sample of a design gives"
     cell, image = dealt(m.labels.tobytes(), kind, per_cell, seed)
-    y = outcomes[cell, image]
-    if kind == "spread": return estimate(y, cell, image, m.labels, weight, known, "set")
-    of_images = estimate(y, cell, image, m.labels, weight, known, "images")
-    return for_the_set(of_images, per_cell/len(m.labels))
-
-
-def for_the_set(e, share):
-    "The interval of images like these, narrowed to that of this set by the share of it that was measured"
-    factor = (1 - share)**.5
-    low, high = e.value - factor*(e.value - e.low), e.value + factor*(e.high - e.value)
-    return replace(e, low=low, high=high, se=factor*e.se, population="set")
+    return estimate(outcomes[cell, image], cell, image, m.labels, weight, known, "set")
 
 
 def combinations(m, first):
