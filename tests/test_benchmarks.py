@@ -5,10 +5,12 @@ On real images; skipped if they are missing.
 import json, os, re, subprocess, sys
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from helpers import CHECKPOINT, ENV, IMAGENETTE, ROOT, needs_checkpoint, needs_cifar10, needs_imagenette
+from helpers import CHECKPOINT, DATA, ENV, IMAGENETTE, ROOT, needs_checkpoint, needs_cifar10, needs_imagenette
 
 pytestmark = [needs_checkpoint, needs_cifar10, needs_imagenette]
 WITH_COMMANDS = ENV | dict(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -75,3 +77,44 @@ def test_the_commands_of_a_page(page, tmp_path):
         assert list(ours.columns) == list(committed.columns)
         committed = committed[committed.model.isin(ours.model.unique())]
         assert set(map(tuple, ours[KEY].to_numpy())) >= set(map(tuple, committed[KEY].to_numpy()))
+
+
+def gpu(*argv, **more):
+    "Run a step of gpu.sh with little work"
+    little = dict(IMAGES="40", NEIGHBORS="2", MODEL="resnet20", BATCH="20", NO_COMPILE="1", LIMIT="40", EPOCHS="1")
+    env = WITH_COMMANDS | little | dict(PYTHON=sys.executable) | more
+    command = ["bash", ROOT/"benchmarks"/"gpu.sh", *map(str, argv)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=540, env=env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_what_a_gpu_is_asked_to_time(tmp_path):
+    "On the processor: every row that the page needs, with the device's name"
+    gpu("time", tmp_path)
+    t = pd.read_csv(tmp_path/"gpu.csv")
+    scoring = t[t.part == "scoring"]
+    assert set(scoring.precision) == {"fp32", "bf16"} and len(t) == len(scoring) + 15 + 10
+    assert (t.seconds > 0).all() and t.device.nunique() == 1
+
+
+def test_the_images_travel_unchanged(tmp_path):
+    "Packed in parts of a size that a machine takes, and unpacked to the same pixels"
+    script, parts = ROOT/"benchmarks"/"gpu.py", tmp_path/"parts"
+    pack = [sys.executable, script, "pack", "--out", parts, "--limit", "1000", "--part-mib", "1"]
+    subprocess.run(pack, check=True, capture_output=True, timeout=540, env=WITH_COMMANDS)
+    sizes = [sum(f.stat().st_size for f in part.glob("*.webp")) for part in parts.iterdir()]
+    assert len(sizes) > 1 and max(sizes) <= 2**20
+    gpu("unpack", parts, DATA=str(tmp_path))
+    made, originals = (sorted((d/"cifar10").rglob("*.png")) for d in (tmp_path, DATA))
+    names = {f.relative_to(DATA) for f in originals}
+    assert len(made) == 2000 and {f.relative_to(tmp_path) for f in made} <= names
+    for f in made[::101]:
+        ours, theirs = (np.asarray(Image.open(p).convert("RGB")) for p in (f, DATA/f.relative_to(tmp_path)))
+        assert (ours == theirs).all()
+
+
+def test_a_loop_on_a_gpu(tmp_path):
+    "The whole loop within a time limit leaves its tables"
+    gpu("train", tmp_path, DATASET="digits", MODEL="digits_net")
+    assert {"config.json", "evaluation.csv", "report.html"} <= {p.name for p in tmp_path.iterdir()}
