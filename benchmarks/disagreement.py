@@ -34,7 +34,7 @@ from weak_samples import confident, logits_and_features, of_label
 from wrnb.core import WrnbError, wilson
 from wrnb.folders import load_data
 from wrnb.pretrained import load_model
-from wrnb.runs import read_json
+from wrnb.tables import read_json
 
 INDICATORS = "score loss margin confidence self_confidence".split()
 SIGN = dict(score=1, loss=1, margin=-1, confidence=-1, self_confidence=-1)  # of weakness
@@ -55,9 +55,9 @@ def indicators(args, device):
     "A table by image id: every indicator, high or low, and is the model right?"
     scores = pd.read_parquet(args.run/"scores.parquet")
     pool = load_data("cifar10", test_limit=1)[0]
-    if list(pool.ids) != list(scores.id): raise WrnbError(f"{args.run} has scores of other images: score all of cifar10")
+    if list(pool.ids) != list(scores.id): raise WrnbError(f"{args.run} is not of all of cifar10")
     net, y = load_model(args.model, 10).to(device), torch.as_tensor(pool.labels)
-    parts = [logits_and_features(net, pool.pixels(idxs.tolist()))  for idxs in torch.arange(len(pool)).split(5000)]
+    parts = [logits_and_features(net, pool.pixels(idxs.tolist())) for idxs in torch.arange(len(pool)).split(5000)]
     logits, features = (torch.cat(v) for v in zip(*parts))
     others = logits.scatter(1, y[:, None], -torch.inf).amax(1)
     return pd.DataFrame(dict(

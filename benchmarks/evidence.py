@@ -7,8 +7,8 @@
                                   [--test-limit 10000] [--csv FILE] [--device auto]
 
 A model is DATA:NAME=SPEC, with `mean=NAME` behind it if its file's normalisation is not ImageNet's. Each model is asked
-once about all test images under the 15 corruptions x 5 severities (and clean): a matrix of outcomes, kept in --keep
-cell by cell, so that a second start resumes. Its mean is the truth. All that follows is a look-up (--tables: that alone,
+once about all test images under the 15 corruptions x 5 severities: a matrix of outcomes, kept in --keep cell by cell,
+so that a second start resumes. Its mean is the truth. All that follows is a look-up (--tables: that alone,
 from the matrices that are there): which images a design deals, what an estimator makes of their outcomes.
 
 Designs: `same` asks about the same n images in every cell, `spread` about others in each. Estimators: `plain` is the
