@@ -37,7 +37,6 @@ import torch
 from torch.nn import functional as F
 
 from common import DATA, add_options, begin, origin, parser, write_csv
-from wrnb.core import WrnbError
 from wrnb.corruptions import corruptions
 from wrnb.estimation import design, estimate
 from wrnb.folders import load_data

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 from PIL import Image
 
 from common import DATA, add_options, cross_product, origin, parser, seconds, show, write_csv

@@ -40,6 +40,7 @@ import torch
 from common import DATA, add_options, best_seconds, cross_product, origin, parser, seconds, write_csv
 from wrnb import image_sets
 from wrnb.core import pick_device
+from wrnb.data import data_hash
 from wrnb.image_sets import ImageSet, subset
 from wrnb.folders import load_data
 from wrnb.pretrained import load_model
@@ -155,7 +156,7 @@ def identity(a, model, size, ds, few, device, n_neighbors=50):
     torch.set_num_threads(1)
     net, part = load_model(model, len(ds.classes)), subset(ds, range(few))
     def score(): score_robustness(net, part, .05, n_neighbors, seed=a.seed, device=str(device))
-    identity_s, score_s = best_seconds([partial(data.data_hash, ds), score], a.repeats)
+    identity_s, score_s = best_seconds([partial(data_hash, ds), score], a.repeats)
     about = setting("identity", model, size=size, threads=1, batch_size=512, precision="fp32", compile=False,
                     images=len(ds), neighbors=n_neighbors)
     return about | dict(seconds=round(identity_s, 4), share=round(identity_s/(score_s*len(ds)/few), 8))
