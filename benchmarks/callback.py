@@ -18,7 +18,7 @@ from fastai.losses import CrossEntropyLossFlat
 
 from common import HERE, add_options, begin, origin, parser, show, write_csv
 from wrnb.folders import load_data
-from wrnb.learners import pixel_loaders
+from wrnb.loaders import pixel_loaders
 from wrnb.models import PixelModel
 from wrnb.monitoring import RobustnessCallback
 from wrnb.networks import MODELS
