@@ -9,24 +9,21 @@ __all__ = ['Loop']
 import copy
 from dataclasses import asdict
 
-from fastai.torch_core import set_seed
 from fastcore.basics import noop, patch
 from fastcore.meta import delegates
 
 import wrnb.benchmark, wrnb.enhancement, wrnb.scoring, wrnb.validation
 import wrnb.weak  # gives `Scores` its methods
-from .core import WrnbError, check_range, check_whole, first_process, print_line, this_process
+from .core import WrnbError, check_range, check_whole, first_process, print_line
 from .tables import read_json, read_table, write_table
 from .runs import Run
 from .image_sets import limited
 from .models import load_weights, weights_hash
 from .pretrained import warn_if_chance
 from .inference import check_classifier
-from .training import keep_trained, train
+from .training import keep_trained
 from .scoring import Scores
 from .validation import Validation, all_perturbations
-from .heads import HeadFirstCallback
-from .terms import TermsCallback
 from .guidance import guiding_types
 from .strategies import STRATEGIES, equal_epochs, passes
 from .corrupted_sets import CorruptedSet, corrupted_set
@@ -130,34 +127,33 @@ def train_base(self:Loop,
 ):
     "Train the base if the model has no weights for these classes; leaves base/model.safetensors"
     if self.with_weights: return
+    new_head = self.setup.new_head(self.data[0]) if self.setup.is_pretrained else {}
     options = dict(
-        epochs=check_whole("base_epochs", base_epochs, 1),
+        epochs=check_whole("base_epochs", base_epochs, 0 if "start" in new_head else 1),
         lr=check_range("base_lr", base_lr, 0, above=True),
-        bs=check_whole("bs", bs, 1))
-    if self.setup.is_pretrained: options |= self._head_first()
-    if not self.run.claim("base", options):
-        (self.run/"base"/"checkpoint.pt").unlink(missing_ok=True)
-        return self._tell("base", True)
-    learn = self._fit_base(**options)
-    keep_trained(learn, self.run, "base", "base")
-    self.say(_trained("base: trained", learn))
+        bs=check_whole("bs", bs, 1)) | new_head
+    if self.run.claim("base", options): self.say(self._fitted(options))
+    else: self._tell("base", True)
+    for name in _TO_RESUME: (self.run/"base"/name).unlink(missing_ok=True)
 
 # %% ../nbs/66_loop.ipynb #a3f3f5e4
-@patch
-def _head_first(self:Loop):
-    "The option for a new last layer; raise `WrnbError` if several processes would have to train it"
-    if this_process().world == 1: return dict(head_epochs=1)
-    raise WrnbError(f"model={self.setup.model} needs a last layer for these classes, which several processes "
-                    "cannot train: start one, then share the rest")
+_TO_RESUME = "checkpoint.pt", "features.safetensors"  # files that an unfinished base stage continues from
 
 @patch
-def _fit_base(self:Loop, head_epochs=0, **options):
-    "Train a new base classifier, interrupted before or not; returns its Learner"
-    set_seed(self.setup.seed)
-    cbs = [TermsCallback(transforms=self.setup.transforms)]
-    if head_epochs: cbs.append(HeadFirstCallback(head_epochs))
-    net = self.setup.load(self.classes)
-    return train(net, *self.data, cbs=cbs, out=self.run/"base", **options, **self.training)
+def _fitted(self:Loop, options):
+    "Train and keep the base; returns what to say of it"
+    probe = "start" in options
+    new = f"{len(self.classes)} new classes"
+    if probe: self.say(f"base: a last layer for {new} by a linear probe, then fine-tuning from it")
+    fit = self.setup.fit_head if probe else self.setup.fit_base
+    learn = fit(self.data, self.run/"base", **options, **self.training)
+    keep_trained(learn, self.run, "base", "base")
+    return _chosen(learn) if probe else _trained("base: trained", learn)
+
+def _chosen(learn):
+    "What came of a probe, in a few words"
+    last = -1 if learn.choice.kept == "fine-tuned" else 0
+    return f"base: {learn.choice}; clean test error {100*learn.epoch_log[last]['valid_error']:.2f} %"
 
 def _trained(name, learn):
     "What a training did, in a few words"

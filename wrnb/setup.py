@@ -6,17 +6,24 @@
 __all__ = ['Setup', 'read_setup']
 
 # %% ../nbs/65_setup.ipynb #de6ab79f
-from dataclasses import dataclass, fields
+import json
+from dataclasses import asdict, dataclass, fields
 
 from fastcore.basics import patch
+from fastai.torch_core import set_seed
 from torch import nn
 
-from .core import WrnbError, as_path, check_whole
+from .core import WrnbError, as_path, check_whole, this_process
+from .tables import write_atomic
 from .runs import Run
 from .folders import load_data
 from .sources import input_size
 from .pretrained import knows_classes, load_model
+from .training import train
 from .augmentation import random_crop, random_flip
+from .terms import TermsCallback
+from .heads import HeadFirstCallback, has_linear_head
+from .fine_tuning import fine_tune
 
 # %% ../nbs/65_setup.ipynb #b34d6687
 @dataclass
@@ -117,3 +124,41 @@ def check_knows(self:Setup,
     some = ", ".join(classes[:3]) + (" ..." if len(classes) > 3 else "")
     untrained = f"model={self.model} was not pretrained on all of the classes {some}"
     raise WrnbError(f"{untrained}: {give} a last layer for them")
+
+# %% ../nbs/65_setup.ipynb #a9f05273
+@patch
+def new_head(self:Setup,
+    train, # training images
+)->dict: # options of the base's training
+    "How to find a new last layer; raise `WrnbError` if several processes would have to"
+    if this_process().world > 1:
+        raise WrnbError(f"model={self.model} needs a last layer for these classes, which several processes "
+                        "cannot train: start one, then share the rest")
+    linear = has_linear_head(self.load(train.classes), train)
+    return dict(start="probe") if linear else dict(head_epochs=1)
+
+@patch
+def fit_base(self:Setup,
+    data:tuple, # training and test images
+    out:str, # folder to save to and resume from
+    head_epochs:int=0, # number of initial epochs in which only the last layer is trained
+    **options, # of `train`
+):
+    "Train a new base classifier, interrupted before or not; returns its Learner"
+    set_seed(self.seed)
+    cbs = [TermsCallback(transforms=self.transforms)]
+    if head_epochs: cbs.append(HeadFirstCallback(head_epochs))
+    return train(self.load(data[0].classes), *data, cbs=cbs, out=out, **options)
+
+@patch
+def fit_head(self:Setup,
+    data:tuple, # training and test images
+    out:str, # folder to save to and resume from
+    start:str, # "probe"
+    **options, # of `fine_tune`
+):
+    "Fit a new last layer, and the others if that helps; returns the Learner, and leaves choice.json"
+    learn = fine_tune(self.load(data[0].classes), *data, transforms=self.transforms, out=out, **options)
+    text = json.dumps(asdict(learn.choice), indent=2) + "\n"
+    write_atomic(out/"choice.json", lambda p: p.write_text(text))
+    return learn
