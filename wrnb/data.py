@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from .late import late
 from .core import WrnbError
 from .pictures import read_image
 from .items import _LABEL_KEYS
@@ -248,3 +249,9 @@ def _opened_files(part):
     rows, first = getattr(part.items, "iloc", part.items), (list(part.tfms.fs) or [noop])[0]
     is_name = not isinstance(rows[0], (str, Path)) and isinstance(first(rows[0]), (str, Path))
     return [first(rows[i]) for i in range(len(part))] if is_name else None
+
+# %% ../nbs/13_data.ipynb #f12a2dc3
+def __getattr__(name):
+    "The names of the loaders, which import fastai, when they are asked for"
+    if name in ("PixelLoader", "pixel_loaders"): return getattr(late("wrnb.loaders"), name)
+    raise AttributeError(f"module 'wrnb.data' has no attribute '{name}'")

@@ -75,9 +75,14 @@ def _with_attack(kinds, shares, eps, attack_share):
     return [*kinds, _pgd3(eps)], [*(float(s) for s in (1 - attack_share)*shares), attack_share]
 
 # %% ../nbs/53_guidance.ipynb #f28a2465
+def _weak_attacks(found):
+    "The attacks that the model is weak to, by the validation's rule"
+    return [name for name in found.weaknesses if name in ATTACKS]
+
 def _by_weakness(found, protocol, eps, attack_share):
     "Shares in proportion to the excess error, of types and of severities within each"
     cells = weakness(found, protocol)
+    if attack_share and not len(cells) and _weak_attacks(found): return [_pgd3(eps)], [1.]
     if not cells.excess.any(): raise WrnbError(f"no type of protocol {protocol} is a weakness: {_WAYS}")
     kinds = [Corruption(c.perturbation, c.severity) for c in cells.itertuples()]
     return _with_attack(kinds, _cell_shares(cells.perturbation, cells.excess), eps, attack_share)
@@ -159,5 +164,7 @@ def guiding_types(
     check_choice("guide", guide, GUIDES)
     if guide == "paper": return [row["perturbation"] for row in _weak_rows(found, protocol)]
     if not GUIDES[guide].needs: return list(PROTOCOLS[protocol])
-    excess = weakness(found, protocol).groupby("perturbation", sort=False).excess.mean()
+    cells = weakness(found, protocol)
+    if not len(cells): return _weak_attacks(found)
+    excess = cells.groupby("perturbation", sort=False).excess.mean()
     return excess[excess > 0].sort_values(ascending=False, kind="stable").index.tolist()
