@@ -296,8 +296,8 @@ def _is_list(v): return isinstance(v, (list, L)) or is_a(v, _FASTAI + "CategoryM
 def _learner_classes(learn):
     "Names of a Learner's classes, if it has a list of them"
     vocab = getattr(learn.dls, "vocab", None)
-    names = list(vocab) if _is_list(vocab) or isinstance(vocab, tuple) else []
-    return [str(c) for c in names] if names and not _is_list(names[0]) else None
+    names = list(vocab) if _is_list(vocab) or isinstance(vocab, tuple) else ()
+    if names and not _is_list(names[0]): return [str(c) for c in names]
 
 # %% ../nbs/17_models.ipynb #38823993
 def as_model(

@@ -58,7 +58,7 @@ def _check_no_links(folder):
     "Raise `WrnbError` if a folder in this one, or in one of those, is a link"
     for p in (*folder.glob("*"), *folder.glob("*/*")):
         if p.is_symlink() and p.is_dir():
-            raise WrnbError(f"{p} is a link out of the run folder: replace it with a real folder")
+            raise WrnbError(f"{p} is a link out of the run folder: replace it by a folder")
 
 # %% ../nbs/04_runs.ipynb #a399402c
 def _is_config(config):
