@@ -89,13 +89,19 @@ def _relative(rows, clean):
     return pd.concat([rows, clean.assign(weight=-rows.weight.sum())])
 
 @patch
-def _figure_rows(self:Evaluation, what, model):
-    "The rows with weights of one figure; raise `WrnbError` if it or the outcomes are not known"
+def _measured_figures(self:Evaluation, model):
+    "As `_figures`; raise `WrnbError` if the model or the outcomes are not known"
     check_choice("model", model, self.models)
     if self.outcomes is None: raise WrnbError("there are no outcomes, only errors: evaluate again to keep them")
-    figures = self._figures(model)
+    return self._figures(model)
+
+def _rows_of(figures, what):
+    "The rows with weights of one figure; raise `WrnbError` if there is no such figure"
     check_choice("what", what, figures)
     return figures[what]
+
+@patch
+def _figure_rows(self:Evaluation, what, model): return _rows_of(self._measured_figures(model), what)
 
 # %% ../nbs/63_differences.ipynb #ba81e3ec
 @patch
@@ -109,17 +115,25 @@ def estimate(self:Evaluation,
     return self.outcomes.error(model, rows)
 
 @patch
+def _compared(self:Evaluation, a, b, what):
+    "The names of two models, the last and the base if not given, and the rows of a figure of the first"
+    a, b = a or self.models[-1], b or self.models[0]
+    check_choice("b", b, self.models)
+    return a, b, self._figure_rows(what, a)
+
+@patch
+def _paired_difference(self:Evaluation, a, b, what, rows):
+    return Difference(**asdict(self.outcomes.difference(a, b, rows)), a=a, b=b, what=what)
+
+@patch
 def difference(self:Evaluation,
     a:str=None, # name of the model; None: the last
     b:str=None, # name of the model to compare with; None: the base
     what:str="corruption_error", # the figure
 )->Difference:
     "Paired difference between two models, `a` minus `b`: one sentence if you print it. Raises `WrnbError`"
-    a, b = a or self.models[-1], b or self.models[0]
-    check_choice("b", b, self.models)
-    rows = self._figure_rows(what, a)
-    e = self.outcomes.difference(a, b, rows)
-    return Difference(**asdict(e), a=a, b=b, what=what)
+    a, b, rows = self._compared(a, b, what)
+    return self._paired_difference(a, b, what, rows)
 
 @patch
 def ratio_of(self:Evaluation,
@@ -128,10 +142,7 @@ def ratio_of(self:Evaluation,
     what:str="corruption_error", # the figure
 )->Estimate:
     "A figure of `a` as a share of that of `b`, paired, with its 95 % interval. Raises `WrnbError`"
-    a, b = a or self.models[-1], b or self.models[0]
-    check_choice("b", b, self.models)
-    rows = self._figure_rows(what, a)
-    return self.outcomes.quotient(a, b, rows)
+    return self.outcomes.quotient(*self._compared(a, b, what))
 
 @patch
 def verdict(self:Evaluation,
@@ -150,12 +161,13 @@ def differences(self:Evaluation,
     "Paired difference of every other model to one of them, for the corruption error and each corruption"
     base = base or self.models[0]
     check_choice("base", base, self.models)
-    def row(model, what):
-        d = self.difference(model, base, what)
+    def row(model, figures, what):
+        d = self._paired_difference(model, base, what, _rows_of(figures, what))
         ends = dict(difference=100*d.value, low=100*d.low, high=100*d.high)
         return dict(model=model, figure=what) | ends | dict(better=d.high < 0, worse=d.low > 0)
     names = ["corruption_error", *_counted_rows(self).perturbation.unique()]
-    return pd.DataFrame([row(m, what) for m in self.models if m != base for what in names])
+    of_others = {m: self._measured_figures(m) for m in self.models if m != base}
+    return pd.DataFrame([row(m, figures, what) for m, figures in of_others.items() for what in names])
 
 @patch(as_prop=True)
 def worse_than_base(self:Evaluation)->dict: # model -> corruptions
