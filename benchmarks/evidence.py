@@ -46,7 +46,6 @@ from wrnb.pretrained import load_model
 
 KINDS = corruptions()
 CELLS = [(p.name, p.severity) for p in KINDS]
-FAMILIES = list(dict.fromkeys(p.family for p in KINDS))
 FOLDERS = dict(cifar100="cifar100-sample", imagenette="imagenette-sample")
 
 
@@ -108,9 +107,6 @@ class Matrix:
         rows = [np.unpackbits(file[f"{cell}-{severity}"])[:n] for cell, severity in CELLS]
         self.wrong = np.stack(rows).astype(float)  # [C, N]
         self.clean = clean_facts(file["logits"], self.labels)  # [N, 3]
-
-    @property
-    def truth(self): return self.wrong.mean(1)
 
 
 def clean_facts(logits, labels):

@@ -22,12 +22,10 @@ from PIL import Image
 
 from common import DATA, add_options, cross_product, origin, parser, seconds, show, write_csv
 from scoring import random_images
-from wrnb.c_bar import C_BAR_CONSTANTS, MAKERS
 from wrnb.core import pick_device
 from wrnb.corruptions import corrupt, corruptions
 from wrnb.inference import PRECISIONS
 from wrnb.pretrained import load_model
-from wrnb.randomness import image_keys
 from wrnb.scoring import score_robustness
 
 PER_SHEET = 500  # images, one below the other
@@ -94,13 +92,11 @@ def in_batches(f, x, size):
 def corruption_rows(args, device):
     "Seconds that each corruption takes for so many images"
     x = random_images(args.corrupted, 32, 10).pixels(range(args.corrupted)).to(device)
-    ways = {p.name: lambda b, p=p: corrupt(b, p.name, 3, seed=args.seed) for p in corruptions(severities=3)}
-    for name, constants in C_BAR_CONSTANTS["cifar-c"].items():
-        ways[name] = lambda b, name=name, c=constants[2]: MAKERS[name](b, c, image_keys(b, args.seed))
-    for name, way in ways.items():
+    for p in corruptions(severities=3) + corruptions(severities=3, bar=True):
+        def way(batch): return corrupt(batch, p.name, 3, seed=args.seed)
         in_batches(way, x[:args.batch_size], args.batch_size)
         taken = seconds(lambda: in_batches(way, x, args.batch_size))
-        yield dict(part="corruptions", what=name, precision="fp32", compile="no", images=len(x),
+        yield dict(part="corruptions", what=p.name, precision="fp32", compile="no", images=len(x),
                    batch_size=args.batch_size, seconds=taken, rate=len(x)/taken)
 
 

@@ -12,14 +12,12 @@ import wrnb.weak  # gives `Scores` its methods
 from common import origin, write_csv
 from wrnb.attacks import ATTACKS
 from wrnb.augmentation import random_crop, random_flip
-from wrnb.c_bar import C_BAR_CONSTANTS, MAKERS
 from wrnb.corruptions import corruptions
 from wrnb.enhancement import enhance, equal_epochs, passes
 from wrnb.folders import load_data
 from wrnb.image_sets import limited, subset
 from wrnb.measurement import Clean, wrong_under
 from wrnb.pretrained import load_model
-from wrnb.randomness import fold_in, image_keys
 from wrnb.scoring import score_robustness
 from wrnb.terms import TermsCallback
 from wrnb.training import train
@@ -33,24 +31,10 @@ BASES = dict(  # name: data, model with its file in --models, radius of the neig
     cifar100=("cifar100", "resnet20@cifar100-resnet20.pth", .05, 2))
 
 
-@dataclass(frozen=True)
-class Bar:
-    "A corruption of CIFAR-10-C-bar (Mintun et al. 2021), which no training has seen"
-    name:str # a key of the constants
-    severity:int # 1 to 5
-    family:str="c-bar"
-
-    def __call__(self, model, x, y, seed=0):
-        magnitude = C_BAR_CONSTANTS["cifar-c"][self.name][self.severity-1]
-        keys = fold_in(image_keys(x, seed), self.name, self.severity)
-        return (MAKERS[self.name](x.clone(), magnitude, keys)*255 + 1e-3).floor().clamp(0, 255)/255
-
-
 def measured_kinds(severities):
     "Clean, the 15 corruptions, the four extra ones, and C-bar"
-    bar = [Bar(name, s) for name in C_BAR_CONSTANTS["cifar-c"] for s in severities]
-    kinds = [corruptions(severities=severities, extra=extra) for extra in (False, True)]
-    return [Clean(), *kinds[0], *kinds[1], *bar]
+    sets = [corruptions(severities=severities, **which) for which in ({}, dict(extra=True), dict(bar=True))]
+    return [Clean(), *sum(sets, [])]
 
 
 @dataclass
