@@ -313,6 +313,12 @@ def test_readme_is_made_from_the_index():
     assert (ROOT/"README.md").read_text(encoding="utf-8") == tools.readme.readme()
 
 
+def test_readme_has_the_two_commands_that_continuous_integration_runs():
+    blocks = re.findall(r"^```sh\n(.*?)^```", (ROOT/"README.md").read_text(encoding="utf-8"), re.S | re.M)
+    assert ["wrnb run digits" in block for block in blocks] == [True, False]
+    assert "nbdev_test" in blocks[1] and "pytest" in blocks[1]
+
+
 # --- what it requires -----------------------------------------------------------------------------
 
 def installed(name):
