@@ -34,7 +34,7 @@ from weak_samples import confident, logits_and_features, of_label
 from wrnb.core import WrnbError, wilson
 from wrnb.folders import load_data
 from wrnb.pretrained import load_model
-from wrnb.tables import read_json
+from wrnb.runs import Run
 
 INDICATORS = "score loss margin confidence self_confidence".split()
 SIGN = dict(score=1, loss=1, margin=-1, confidence=-1, self_confidence=-1)  # of weakness
@@ -101,7 +101,7 @@ def main(args):
     device = begin(args)
     t = indicators(args, device).join(people(args), how="inner")
     if (t.label != t.clean_label).any(): raise WrnbError(f"{args.labels} and {args.order} are not of these images")
-    options = read_json(args.run/"config.json")["score"]["options"]
+    options = Run(args.run).options("score")
     where = dict(seed=options["seed"], eps=options["eps"], n_neighbors=options["n_neighbors"],
                  **origin("commit", "device", "torch", device=device))
     rows = [dict(indicator=c, images=name, n=len(g), **with_intervals(g, c, args.resamples))

@@ -345,6 +345,16 @@ def numbered_as(
     order = class_order(classes, own, f"the data that {whose} goes with")
     return Images(ds, order, classes)
 
+# %% ../nbs/44_measurement.ipynb #396fac69
+def labels_in(
+    ds:Dataset, # images
+)->np.ndarray: # [N]
+    "Classes of the images; they are decoded for it only if nothing else tells"
+    labels = getattr(ds, "labels", None)
+    if isinstance(labels, np.ndarray): return labels
+    lists = _in_order(len(ds), 256)
+    return np.concatenate([y.numpy() for _, y in batches(ds, lists)])
+
 # %% ../nbs/44_measurement.ipynb #f447fe55
 def count_classes(
     net:torch.nn.Module, # a classifier of the images
