@@ -21,7 +21,7 @@ evidence.csv          One row per model, target, design, estimator and n per cel
                       `coverage` of the 95 % intervals, `wider`: share of the samples in which the interval is wider
                       than the plain one.
 evidence_passes.csv   One row per model, target, design and estimator: n per cell and passes for a half width of
-                      --half-width points, found by bisection on the mean half width of 20 samples, beside the passes
+                      --half-width points, found by search on the mean half width of 20 samples, beside the passes
                       of "all images, all cells" (`times` fewer).
 evidence_cells.csv    Where the matrices came from: model, cell, n, error, CPU seconds, commit, device.
 
@@ -190,12 +190,12 @@ def narrow_enough(how, per_cell, wanted, samples=20):
 
 
 def passes_rows(m, first, wanted):
-    "The fewest images per cell that are enough, by bisection; a clean pass over the set counts where it is used"
+    "The fewest images per cell that are enough, by a search; a clean pass over the set counts where it is used"
     n_images = len(m.labels)
     for what, _, how in combinations(m, first):
         low, high = 4, n_images
         while high - low > max(1, .01*high):
-            middle = (low + high)//2
+            middle = max(int((low*high)**.5), low + 1)
             low, high = (low, middle) if narrow_enough(how, middle, wanted) else (middle, high)
         n_models = 2 if what["target"].startswith("minus") else 1
         clean = n_images if how[3] is not None else 0
