@@ -23,6 +23,9 @@ evidence.csv          One row per model, target, design, estimator and n per cel
 evidence_passes.csv   One row per model, target, design and estimator: n per cell and passes for a half width of
                       --half-width points, found by search on the mean half width of 20 samples, beside the passes
                       of "all images, all cells" (`times` fewer).
+evidence_forest.csv   Paired differences to the first model of the data set, per corruption, from one sample with the most
+                      images per cell that were asked for, with intervals, beside the `truth`.
+evidence_rounds.csv   Images added until the interval is +- `half_width`: coverage, bias, mean images per cell.
 evidence_cells.csv    Where the matrices came from: model, cell, n, error, CPU seconds, commit, device.
 
 Four models: some four hours on one core, nearly all for the matrices; --test-limit 200 --resamples 5: minutes.
@@ -38,7 +41,7 @@ from torch.nn import functional as F
 
 from common import DATA, add_options, begin, origin, parser, write_csv
 from wrnb.corruptions import corruptions
-from wrnb.estimation import design, estimate
+from wrnb.estimation import Dealer, Pairs, design, estimate, figure
 from wrnb.folders import load_data
 from wrnb.inference import InferenceModel, logits_of
 from wrnb.measurement import wrong_under
@@ -130,8 +133,9 @@ def targets(m, first):
     if first is not m: yield f"minus {first.name}", even, m.wrong - first.wrong
 
 
-def known_facts(m, first):
+def known_facts(m, first, is_difference):
     "What each estimator knows of every image"
+    if is_difference: return dict(plain=None, adjusted=np.column_stack([m.clean, first.clean]))
     facts = dict(plain=None, adjusted=m.clean)
     if first is not m: facts["adjusted+base"] = np.column_stack([m.clean, first.clean, first.wrong.mean(0)])
     return facts
@@ -152,13 +156,13 @@ def sample(m, outcomes, weight, known, kind, per_cell, seed):
 
 def combinations(m, first):
     "Every figure of a model with every design and estimator"
+    of_model = dict(data=m.data, model=m.name, n=len(m.labels))
     for name, weight, outcomes in targets(m, first):
         truth = (weight*outcomes.mean(1)).sum()
-        for estimator, known in known_facts(m, first).items():
-            if name.startswith("minus") and estimator == "adjusted+base": continue
-            what = dict(data=m.data, model=m.name, target=name, design="spread", estimator=estimator)
+        for estimator, known in known_facts(m, first, name.startswith("minus")).items():
+            what = of_model | dict(target=name, design="spread", estimator=estimator)
             yield what, truth, (m, outcomes, weight, known, "spread")
-        what = dict(data=m.data, model=m.name, target=name, design="same", estimator="plain")
+        what = of_model | dict(target=name, design="same", estimator="plain")
         yield what, truth, (m, outcomes, weight, None, "same")
 
 
@@ -204,19 +208,63 @@ def passes_rows(m, first, wanted):
                           times=everything/passes)
 
 
+def forest_rows(m, first, per_cell):
+    "Paired differences per corruption from one sample, beside what all images give"
+    if first is m: return
+    cell, image = dealt(m.labels.tobytes(), "spread", per_cell, 0)
+    outcomes = m.wrong - first.wrong
+    known = known_facts(m, first, True)["adjusted"]
+    pairs = Pairs(outcomes[cell, image], cell, image, m.labels, known, "set")
+    for name in ("corruption error", *dict.fromkeys(name for name, _ in CELLS)):
+        weight = np.array([name in (own, "corruption error") for own, _ in CELLS], float)
+        weight /= weight.sum()
+        e = figure(pairs, weight)
+        yield dict(data=m.data, model=m.name, against=first.name, figure=name, n=len(m.labels),
+                   per_cell=per_cell, seed=0,
+                   truth=100*(weight*outcomes.mean(1)).sum(), value=100*e.value, low=100*e.low, high=100*e.high)
+
+
+def until_narrow(m, wanted, seed):
+    "The estimate at which rounds end, as `evaluate(half_width=)` adds images, and images per cell by then"
+    n, more, weight = 0, 50, np.full(len(CELLS), 1/len(CELLS))
+    dealer, cells, images = Dealer(m.labels, len(CELLS), "spread", seed), [], []
+    while more > n:
+        for k, idxs in enumerate(dealer.deal(more - n)):
+            cells.append(np.full(len(idxs), k))
+            images.append(idxs)
+        n, cell, image = more, np.concatenate(cells), np.concatenate(images)
+        e = estimate(m.wrong[cell, image], cell, image, m.labels, weight, m.clean, "set")
+        missing = 50*(e.high - e.low)/wanted
+        if missing > 1: more = min(int(n*min(max(missing**2, 1.2), 3)) + 1, len(m.labels))
+    return e, n
+
+
+def rounds_rows(m, resamples, wanted):
+    "How many intervals hold the truth if images are added until they are narrow"
+    truth = m.wrong.mean()
+    for width in (2*wanted, wanted):
+        found = [until_narrow(m, width, seed) for seed in range(resamples)]
+        holds = np.mean([e.low <= truth <= e.high for e, _ in found])
+        yield dict(data=m.data, model=m.name, half_width=width, resamples=resamples, coverage=holds,
+                   bias=100*np.mean([e.value - truth for e, _ in found]), per_cell=np.mean([n for _, n in found]))
+
+
 def tables(args):
     "All tables from the matrices that are there"
     matrices = [Matrix(args.keep, *parse_model(text)[:2]) for text in args.models]
     first = {m.data: m for m in reversed(matrices)}
-    coverage, passes = [], []
+    coverage, passes, forest, rounds = [], [], [], []
     for m in matrices:
         coverage += coverage_rows(m, first[m.data], args.per_cell, args.resamples)
         passes += passes_rows(m, first[m.data], args.half_width)
+        forest += forest_rows(m, first[m.data], max(args.per_cell))
+        rounds += rounds_rows(m, args.resamples, args.half_width)
         print(m.data, m.name, flush=True)
     origins = origin("commit", "device", device="cpu")
     suffix = args.csv.with_suffix("")
     write_csv(pd.DataFrame(coverage).assign(**origins), args.csv, float_format="%.4f")
-    write_csv(pd.DataFrame(passes).assign(**origins), Path(f"{suffix}_passes.csv"), float_format="%.2f")
+    for name, rows in dict(passes=passes, forest=forest, rounds=rounds).items():
+        write_csv(pd.DataFrame(rows).assign(**origins), Path(f"{suffix}_{name}.csv"), float_format="%.3f")
     write_csv(pd.read_csv(args.keep/"cells.csv"), Path(f"{suffix}_cells.csv"))
 
 
