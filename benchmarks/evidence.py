@@ -23,8 +23,8 @@ evidence.csv          One row per model, target, design, estimator and n per cel
 evidence_passes.csv   One row per model, target, design and estimator: n per cell and passes for a half width of
                       --half-width points, found by search on the mean half width of 20 samples, beside the passes
                       of "all images, all cells" (`times` fewer).
-evidence_forest.csv   Paired differences to the first model of the data set, per corruption, from one sample with the most
-                      images per cell that were asked for, with intervals, beside the `truth`.
+evidence_forest.csv   Paired differences to the first model of the data set, per corruption, with intervals, from one
+                      sample with the most images per cell that were asked for, beside the `truth`.
 evidence_rounds.csv   Images added until the interval is +- `half_width`: coverage, bias, mean images per cell.
 evidence_cells.csv    Where the matrices came from: model, cell, n, error, CPU seconds, commit, device.
 
