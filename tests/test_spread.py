@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from helpers import SETUP, complaint, has_parts, run_command, same_bytes, strike
+import wrnb.measurement
 from wrnb.all import (
     Evaluation, attacks, corruptions, evaluate, limited, load_data, load_model, read_evaluation, validate)
 from wrnb.cli import main
@@ -134,3 +135,43 @@ def test_an_evaluation_of_parts_killed_leaves_the_same_bytes(option, second, dig
     for name in KEPT: assert same_bytes(name, tmp_path/"cut", tmp_path/"whole"), name
     n = read_evaluation(tmp_path/"cut").outcomes.per_cell
     assert n > 10 if second else n == 20
+
+
+# --- what a check asked is not asked again -----------------------------------------------------------
+
+@pytest.fixture
+def asked(monkeypatch):
+    "How many corrupted or attacked images each model is asked about, by the shape of the picture's batch"
+    counts, really = {}, wrnb.measurement._is_wrong
+    def counted(model, x, y, name, ids=None):
+        counts[name] = counts.get(name, 0) + len(y)
+        return really(model, x, y, name, ids)
+    monkeypatch.setattr(wrnb.measurement, "_is_wrong", counted)
+    return counts
+
+
+def test_answers_to_the_same_pictures_are_taken_over(models, images, asked, tmp_path):
+    how = dict(severities=(1, 5), attack_names=(), per_cell=30)
+    evaluate(dict(alone=models["one"]), images, out=tmp_path/"check", **how)
+    asked.clear()
+    fresh = evaluate(models, images, **how)
+    assert asked == dict(one=900, two=900)  # 30 cells of 30 images; clean ones are counted elsewhere
+    asked.clear()
+    reused = evaluate(models, images, answers=tmp_path/"check", **how)
+    assert asked == dict(two=900)
+    pd.testing.assert_frame_equal(reused.table, fresh.table)
+    for other in (dict(seed=1), dict(per_cell=31), dict(precision="bf16")):
+        asked.clear()
+        evaluate(models, images, answers=tmp_path/"check", **how | other)
+        assert asked["one"] == asked["two"], other
+    swapped = evaluate(dict(alone=models["two"]), images, answers=tmp_path/"check", **how)
+    two = fresh.table[fresh.table.model == "two"].reset_index(drop=True)
+    pd.testing.assert_frame_equal(swapped.table.assign(model="two"), two)  # the name says nothing, the weights do
+
+
+def test_an_evaluation_continues_from_a_check(digits_model, asked, tmp_path, capsys):
+    setup = ["digits", "--model", digits_model, *SETUP]
+    assert main(["check", *setup, "-n", "20", "--out", str(tmp_path/"run")]) == 0
+    asked.clear()
+    assert main(["evaluate", str(tmp_path/"run"), "--per-cell", "20", "--attacks"]) == 0
+    assert asked == {} and len(read_evaluation(tmp_path/"run").outcomes.cells) == 76
