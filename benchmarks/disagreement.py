@@ -55,8 +55,8 @@ def people(args):
 def indicators(args, device):
     "A table by image id: every indicator, high or low, and is the model right?"
     scores = pd.read_parquet(args.run/"scores.parquet")
-    pool = load_data("cifar10", test_limit=1)[0]
-    if list(pool.ids) != list(scores.id): raise WrnbError(f"{args.run} is not of all of cifar10")
+    pool = load_data("cifar10", limit=Run(args.run).options("setup").get("limit"), test_limit=1)[0]
+    if list(pool.ids) != list(scores.id): raise WrnbError(f"{args.run} is not of cifar10")
     net, y = load_model(args.model, 10).to(device), torch.as_tensor(pool.labels)
     parts = [logits_and_features(net, pool.pixels(idxs.tolist())) for idxs in torch.arange(len(pool)).split(5000)]
     logits, features = (torch.cat(v) for v in zip(*parts))
