@@ -265,7 +265,9 @@ def tables(args):
     write_csv(pd.DataFrame(coverage).assign(**origins), args.csv, float_format="%.4f")
     for name, rows in dict(passes=passes, forest=forest, rounds=rounds).items():
         write_csv(pd.DataFrame(rows).assign(**origins), Path(f"{suffix}_{name}.csv"), float_format="%.3f")
-    write_csv(pd.read_csv(args.keep/"cells.csv"), Path(f"{suffix}_cells.csv"))
+    cells = pd.read_csv(args.keep/"cells.csv")
+    own = pd.MultiIndex.from_frame(cells[["data", "model"]]).isin([(m.data, m.name) for m in matrices])
+    write_csv(cells[own], Path(f"{suffix}_cells.csv"))
 
 
 if __name__ == "__main__":
