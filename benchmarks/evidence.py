@@ -20,12 +20,12 @@ evidence.csv          One row per model, target, design, estimator and n per cel
                       model on the same data and pairs. `truth`, `bias`, `rmse`, `half_width` (mean) in points;
                       `coverage` of the 95 % intervals, `wider`: share of the samples in which the interval is wider
                       than the plain one.
-evidence_passes.csv   One row per model, target, design and estimator: n per cell and passes for a half width of
-                      --half-width points, found by search on the mean half width of 20 samples, beside the passes
-                      of "all images, all cells" (`times` fewer).
-evidence_forest.csv   Paired differences to the first model of the data set, per corruption, with intervals, from one
-                      sample with the most images per cell that were asked for, beside the `truth`.
-evidence_rounds.csv   Images added until the interval is +- `half_width`: coverage, bias, mean images per cell.
+evidence_passes.csv   One row per model, target, design and estimator: n per cell and passes for a half
+                      width of --half-width points, found by search on the mean half width of 20
+                      samples, beside the passes of "all images, all cells" (`times` fewer).
+evidence_forest.csv   Paired differences to the first model of the data set, per corruption, with
+                      intervals, from one sample (the largest --per-cell), beside the `truth`.
+evidence_rounds.csv   Images added until the interval is +- `half_width`: coverage, bias, mean n per cell.
 evidence_cells.csv    Where the matrices came from: model, cell, n, error, CPU seconds, commit, device.
 
 Four models: some four hours on one core, nearly all for the matrices; --test-limit 200 --resamples 5: minutes.
@@ -194,7 +194,7 @@ def narrow_enough(how, per_cell, wanted, samples=20):
 
 
 def passes_rows(m, first, wanted):
-    "The fewest images per cell that are enough, by a search; a clean pass over the set counts where it is used"
+    "The fewest images per cell that are enough; a clean pass over the set counts if it is used"
     n_images = len(m.labels)
     for what, _, how in combinations(m, first):
         low, high = 4, n_images
@@ -220,12 +220,12 @@ def forest_rows(m, first, per_cell):
         weight /= weight.sum()
         e = figure(pairs, weight)
         yield dict(data=m.data, model=m.name, against=first.name, figure=name, n=len(m.labels),
-                   per_cell=per_cell, seed=0,
-                   truth=100*(weight*outcomes.mean(1)).sum(), value=100*e.value, low=100*e.low, high=100*e.high)
+                   per_cell=per_cell, seed=0, truth=100*(weight*outcomes.mean(1)).sum(),
+                   value=100*e.value, low=100*e.low, high=100*e.high)
 
 
 def until_narrow(m, wanted, seed):
-    "The estimate at which rounds end, as `evaluate(half_width=)` adds images, and images per cell by then"
+    "The estimate at which rounds end, as `evaluate(half_width=)` adds images, and n per cell"
     n, more, weight = 0, 50, np.full(len(CELLS), 1/len(CELLS))
     dealer, cells, images = Dealer(m.labels, len(CELLS), "spread", seed), [], []
     while more > n:
@@ -245,8 +245,9 @@ def rounds_rows(m, resamples, wanted):
     for width in (2*wanted, wanted):
         found = [until_narrow(m, width, seed) for seed in range(resamples)]
         holds = np.mean([e.low <= truth <= e.high for e, _ in found])
+        bias, per_cell = np.mean([(100*(e.value - truth), n) for e, n in found], 0)
         yield dict(data=m.data, model=m.name, half_width=width, resamples=resamples, coverage=holds,
-                   bias=100*np.mean([e.value - truth for e, _ in found]), per_cell=np.mean([n for _, n in found]))
+                   bias=bias, per_cell=per_cell)
 
 
 def tables(args):
@@ -264,9 +265,11 @@ def tables(args):
     suffix = args.csv.with_suffix("")
     write_csv(pd.DataFrame(coverage).assign(**origins), args.csv, float_format="%.4f")
     for name, rows in dict(passes=passes, forest=forest, rounds=rounds).items():
-        write_csv(pd.DataFrame(rows).assign(**origins), Path(f"{suffix}_{name}.csv"), float_format="%.3f")
+        path = Path(f"{suffix}_{name}.csv")
+        write_csv(pd.DataFrame(rows).assign(**origins), path, float_format="%.3f")
     cells = pd.read_csv(args.keep/"cells.csv")
-    own = pd.MultiIndex.from_frame(cells[["data", "model"]]).isin([(m.data, m.name) for m in matrices])
+    named = pd.MultiIndex.from_tuples([(m.data, m.name) for m in matrices])
+    own = pd.MultiIndex.from_frame(cells[["data", "model"]]).isin(named)
     write_csv(cells[own], Path(f"{suffix}_cells.csv"))
 
 

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from helpers import (
-    CHECKPOINT, DATA, ENV, IMAGENETTE, ROOT, needs_checkpoint, needs_cifar10, needs_imagenette, run_command)
+    CHECKPOINT, DATA, ENV, IMAGENETTE, ROOT, needs_checkpoint, needs_cifar10, needs_imagenette,
+    run_command)
 from wrnb.folders import load_data
 
 pytestmark = [needs_checkpoint, needs_cifar10, needs_imagenette]
@@ -44,8 +45,8 @@ def test_weak_samples_and_weak_against_random(tmp_path):
 
 def test_evidence_and_what_scores_are_good_for(tmp_path):
     "The second script reads the outcomes that the first one kept"
-    models = ["--models", *(f"cifar10:{name}=resnet20@{CHECKPOINT}" for name in ("resnet20", "pgd"))]
-    few = [*models, "--test-limit", 40, "--resamples", 2, "--keep", tmp_path/"kept"]
+    models = [f"cifar10:{name}=resnet20@{CHECKPOINT}" for name in ("resnet20", "pgd")]
+    few = ["--models", *models, "--test-limit", 40, "--resamples", 2, "--keep", tmp_path/"kept"]
     for ours, committed in run(tmp_path, "evidence", *few, "--per-cell", 10, 20):
         assert list(ours.columns) == list(committed.columns) and len(ours)
         assert set(ours.model) <= set(committed.model)
@@ -56,10 +57,12 @@ def test_evidence_and_what_scores_are_good_for(tmp_path):
 
 def test_what_people_say(tmp_path):
     "On a part of the images, with labels made up"
-    score = ["score", "cifar10", "--model", f"resnet20@{CHECKPOINT}", "--limit", "200", "--n-neighbors", "4"]
-    run_command(*score, "--eps", "0.1", "--test-limit", "10", "--out", tmp_path/"run")
+    score = ["score", "cifar10", "--model", f"resnet20@{CHECKPOINT}", "--limit", "200"]
+    few = ["--n-neighbors", "4", "--eps", "0.1", "--test-limit", "10"]
+    run_command(*score, *few, "--out", tmp_path/"run")
     ds, rng = load_data("cifar10", test_limit=1)[0], np.random.default_rng(0)
-    with gzip.open(tmp_path/"order.txt.gz", "wt") as f: f.writelines(f"{name.partition('/')[2]}\n" for name in ds.ids)
+    with gzip.open(tmp_path/"order.txt.gz", "wt") as f:
+        f.writelines(f"{name.partition('/')[2]}\n" for name in ds.ids)
     said = {f"random_label{i}": np.where(rng.random(len(ds)) < .3, 0, ds.labels) for i in (1, 2, 3)}
     np.savez(tmp_path/"said.npz", clean_label=ds.labels, aggre_label=said["random_label1"], **said)
     asked = ["--run", tmp_path/"run", "--model", f"resnet20@{CHECKPOINT}", "--resamples", "3"]

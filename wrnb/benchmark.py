@@ -67,9 +67,9 @@ def evaluate(
     compile:bool=False, # compile the models for these answers; changes the result by rounding alone
     per_cell:int=None, # images per corruption and severity, and per radius; None: all, if `PASSES` allows
     design:str="spread", # "spread": other images in each, all used equally often; "same": the same in all
-    half_width:float=None, # add images to corruptions until their mean error's 95 % interval is +- so many points
+    half_width:float=None, # add images until the corruption error has a 95 % interval of +- so many points
     against:str=None, # a model: then the differences of the others to it have to be known so well
-    answers:str=None, # a run folder: answers of the same models to the same pictures are taken from it
+    answers:str=None, # a run folder, to take answers to the same pictures from
     adjust:bool=True, # if a part is measured, adjust by what one clean pass tells of every image
 )->Evaluation:
     "Errors of each model: clean, corrupted, attacked; the attacks of a radius share their images for the worst case"

@@ -253,7 +253,8 @@ class Pool:
 
     def __repr__(self):
         base, *others = self.models
-        return "\n".join(str(self.difference(m, base)) for m in others) or f"{base}: {self.estimate()}"
+        if not others: return f"{base}: {self.estimate()}"
+        return "\n".join(str(self.difference(m, base)) for m in others)
 
     def estimate(self,
         model:str=None, # its name; None: the base

@@ -155,17 +155,18 @@ class Panel:
     batch_size:int=256 # images per batch
     workers:int=0 # processes that decode images
     device:torch.device="cpu" # where it is computed
-    answers:dict=field(default_factory=dict) # (model, corruption, severity) -> (which images, which are wrong)
+    answers:dict=field(default_factory=dict) # (model, corruption, severity) -> (images, are they wrong?)
 
     def wrong(self, p, ds, attacked=None, but=()):
-        "Which images every model but some gets wrong; `attacked` names the model that `p` may look at"
+        "Which images every model but some gets wrong; `attacked` names the one that `p` may look at"
         asked = {name: net for name, net in self.fast.items() if name not in but}
         return self._ask(asked, p, ds, attacked) if asked else {}
 
     def known(self, p, index):
         "The answers that were given before to just these images: name -> which are wrong"
-        kept = {name: self.answers.get((name, p.name, float(p.severity))) for name in self.fast}
-        return {name: a[1] for name, a in kept.items() if a is not None and np.array_equal(a[0], index)}
+        cell, none = (p.name, float(p.severity)), (None, None)
+        kept = {name: self.answers.get((name, *cell), none) for name in self.fast}
+        return {name: wrong for name, (idxs, wrong) in kept.items() if np.array_equal(idxs, index)}
 
     def wrong_attacked(self, p, ds, attacked, asked):
         "Which images the models named in `asked` get wrong if `p` attacks the model `attacked`"

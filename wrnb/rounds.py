@@ -132,7 +132,7 @@ def job_of(
     return Job(test, cells, kinds, sampling, goal, **more)
 
 # %% ../nbs/61_rounds.ipynb #3eda0137
-_SAME = "data", "n", "seed", "precision", "preset", "source"  # what decides a picture and the answer to it
+_SAME = "data", "n", "seed", "precision", "preset", "source"  # decide an answer
 
 def answers_in(
     folder:Path, # a run folder, perhaps missing; None: there is none

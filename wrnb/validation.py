@@ -192,7 +192,7 @@ def _row(panel, p, which, ds, index=None):
 def _cell(p): return p.family, p.name, float(p.severity)
 
 def _dealt(ds, kinds, per_cell, seed):
-    "Which of these images each perturbation gets: cell -> indices; a cell that is not named gets all"
+    "Which of these images each perturbation gets: cell -> indices; a cell that is missing gets all"
     cells = sorted(_cell(p) for p in kinds if p.family != "clean")
     if per_cell is None or not cells: return {}
     dealt = design(labels_in(ds), len(cells), min(per_cell, len(ds)), seed=[seed, 24])
@@ -243,12 +243,11 @@ def validate(
     device:str="auto", # "auto", "cpu", "cuda", ...
     precision:str="fp32", # "fp32" or "bf16", of all answers but those to attacks, which have fp32
     compile:bool=False, # compile the model for these answers; changes the result by rounding alone
-    per_cell:int=None, # images per perturbation, in validation of each subset, others for each; None: all
+    per_cell:int=None, # images per perturbation, in validation of each subset; None: all
 )->Validation:
     "What the model is weak to: errors on weak, random and test images (arXiv 2509.19197 section III)"
     _check_rule(rule)
     check_precision(precision)
-    if per_cell: check_whole("per_cell", per_cell, 1)
     how = dict(seed=check_whole("seed", seed, 0), batch_size=check_whole("batch_size", batch_size, 1),
                workers=check_whole("workers", workers, 0), device=pick_device(device))
     kinds, run, ds = _listed(perturbations), Run(out) if out else None, images_of(model, ds)
@@ -258,7 +257,8 @@ def validate(
     with untouched(model):
         net = as_model(model).to(how["device"], memory_format=torch.channels_last)
         for images in (ds, test): check_classifier(net, images, how["device"])
-        options = dict(_identity(net, ds, weak, test, kinds), seed=how["seed"], precision=precision, per_cell=per_cell)
+        options = dict(_identity(net, ds, weak, test, kinds), seed=how["seed"], precision=precision,
+                       per_cell=per_cell and check_whole("per_cell", per_cell, 1))
         if not run or run.claim("validate", options, how["device"]):
             panel = panel_of({str(name): net}, precision, compile, **how)
             table = _measure(panel, subsets, kinds, run and run.parts("validate"), per_cell)
