@@ -7,6 +7,7 @@ __all__ = ['Difference', 'PooledEstimate', 'Pool', 'pool']
 
 # %% ../nbs/63_differences.ipynb #06369f32
 from dataclasses import asdict, dataclass, replace
+from html import escape
 
 from fastcore.basics import patch
 import numpy as np
@@ -153,6 +154,24 @@ def verdict(self:Evaluation,
     if not others: return f"{base}, {in_words(what)}: {self.estimate(base, what)}"
     return "\n".join(str(self.difference(m, base, what)) for m in others)
 
+# %% ../nbs/63_differences.ipynb #49a618bf
+@patch
+def _shown(self:Evaluation):
+    "What is told apart, one line per model, and the errors with their intervals"
+    counts = self.outcomes is not None and self.table.family.isin([*CORRUPTIONS, "c-bar"]).any()
+    try: return self.verdict().splitlines() if counts else [], self.percent(intervals=True)
+    except WrnbError as e: return [str(e)], self.table
+
+@patch
+def __repr__(self:Evaluation):
+    lines, errors = self._shown()
+    return "\n".join([*lines, "", errors.to_string()]).strip()
+
+@patch
+def _repr_html_(self:Evaluation):
+    lines, errors = self._shown()
+    return f"<p>{'<br>'.join(map(escape, lines))}</p>{errors.to_html()}"
+
 # %% ../nbs/63_differences.ipynb #edb1ee2c
 @patch
 def differences(self:Evaluation,
@@ -231,6 +250,11 @@ class Pool:
         self.evaluations = evaluations
         self.models = evaluations[0].models
         self.outcomes = _side_by_side(evaluations)
+
+    def __repr__(self):
+        base, *others = self.models
+        if not others: return f"{base}: {self.estimate()}"
+        return "\n".join(str(self.difference(m, base)) for m in others)
 
     def estimate(self,
         model:str=None, # its name; None: the base

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from .core import WrnbError, check_range, check_whole
 from .tables import in_parts
 from .images import as_images, classes_of
-from .image_sets import batches, subset
+from .image_sets import subset
 from .learners import class_order, images_of
 from .data import data_hash
 from .models import as_model, logits_in, weights_hash
@@ -27,7 +27,8 @@ from .corruptions import corruptions, pick_preset
 from .attacks import attacks
 from .estimation import Dealer, design
 from .outcomes import Outcomes, known_images
-from .measurement import Clean, as_tuple, attack_rows, clean_rows, corruption_rows, count_classes
+from .measurement import (
+    Clean, as_tuple, attack_rows, clean_rows, corruption_rows, count_classes, labels_in)
 from .corrupted_sets import CorruptedSet, check_families, check_size, family_of, kind_of
 
 # %% ../nbs/60_evaluation.ipynb #5f353e1f
@@ -199,12 +200,9 @@ def images_per_cell(
 def labels_of(
     test:Dataset, # images, or a `CorruptedSet`
 )->np.ndarray: # [N]
-    "Classes of the images; they are decoded for it only if nothing else tells"
-    labels = getattr(test, "labels", None)
-    if isinstance(test, CorruptedSet): return labels if test.idxs is None else labels[test.idxs]
-    if isinstance(labels, np.ndarray): return labels
-    lists = np.array_split(np.arange(len(test)), len(test)//256 + 1)
-    return np.concatenate([y.numpy() for _, y in batches(test, [i.tolist() for i in lists])])
+    "Classes of the images, also of those that a set on disk is restricted to"
+    if not isinstance(test, CorruptedSet): return labels_in(test)
+    return test.labels if test.idxs is None else test.labels[test.idxs]
 
 # %% ../nbs/60_evaluation.ipynb #f85ca733
 @dataclass

@@ -351,7 +351,7 @@ def _measure(self:Loop, run, models, images, *more, **kwargs):
     "Measure the models on some images, and keep the result in `run`"
     run.drop("evaluate", models={name: weights_hash(net) for name, net in models.items()})
     done, path = run.done("evaluate"), run/"evaluation.csv"
-    kwargs |= self.common | dict(out=run.path)
+    kwargs |= self.common | dict(out=run.path, answers=self.run/"check")
     evaluation = wrnb.benchmark.evaluate(models, images, *more, **kwargs)
     count = "1 model" if len(models) == 1 else f"{len(models)} models"
     what = images if isinstance(images, CorruptedSet) else f"{len(images)} test images"
@@ -359,7 +359,7 @@ def _measure(self:Loop, run, models, images, *more, **kwargs):
     return evaluation
 
 # %% ../nbs/66_loop.ipynb #c6852527
-_MEASURE = [*_OWN, "fit_on", "eps", "attack_names", "adjust"]
+_MEASURE = [*_OWN, "fit_on", "eps", "attack_names", "adjust", "answers"]
 
 @patch
 @delegates(wrnb.benchmark.evaluate, but=_MEASURE)
