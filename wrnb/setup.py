@@ -81,8 +81,8 @@ def images(self:Setup,
     limit:int, # number of training images to read, at the most; None: all
 )->tuple: # training and test images
     "Read the images"
-    size = input_size(self.model) if self.size is None else self.size
-    return load_data(self.data, size, limit, self.test_limit, self.test_share)
+    own = input_size(self.model)
+    return load_data(self.data, self.size, limit, self.test_limit, self.test_share, model_size=own)
 
 # %% ../nbs/65_setup.ipynb #bc1dfbfc
 @patch(as_prop=True)
