@@ -17,7 +17,7 @@ SECTIONS = dict(  # folder: title, line, pages in the order of reading (others f
              "corruptions attacks scoring"),
     reference=("Reference", "Every room of the package and what it gives", ""))
 GROUPS = {  # group of rooms: its rooms, from left to right
-    "Foundations": "late core randomness tables runs",
+    "Foundations": "late core progress randomness tables runs",
     "Images and classifiers":
         "pictures items columns images image_sets hub_data folders learners data loaders "
         "networks checkpoints models hub_models sources pretrained folding inference "

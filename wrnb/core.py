@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['WrnbError', 'plain_number', 'check_range', 'check_whole', 'check_choice', 'as_path', 'check_pixels', 'wilson',
-           'Process', 'this_process', 'first_process', 'wait_for', 'shows_progress', 'progress', 'print_line',
-           'pick_device']
+           'Process', 'this_process', 'first_process', 'wait_for', 'print_line', 'pick_device']
 
 # %% ../nbs/01_core.ipynb #9dabd42d
 import os, sys, time, warnings
@@ -19,7 +18,6 @@ import torch
 from .late import late
 
 # %% ../nbs/01_core.ipynb #148147a3
-fastprogress = late("fastprogress.fastprogress")
 special = late("scipy.special")
 
 # %% ../nbs/01_core.ipynb #2670e8d1
@@ -182,28 +180,11 @@ def wait_for(
             patience = float("inf")
     return result
 
-# %% ../nbs/01_core.ipynb #beba31fe
-def shows_progress()->bool:
-    "Is there a terminal or notebook to show a progress bar in? Of several processes only the first shows one"
-    return first_process() and ("ipykernel" in sys.modules or sys.stdout.isatty())
-
-# %% ../nbs/01_core.ipynb #7099a1e6
-def progress(
-    it, # what to go through
-    label:str="", # what is being done, shown after the bar
-    total:int=None, # number of items, if `len(it)` does not say
-):
-    "Go through `it` with a progress bar, in a terminal or a notebook; silent if the output is a file or a pipe"
-    if not shows_progress(): return iter(it)
-    bar = fastprogress.progress_bar(it, total=total, leave=False)
-    bar.comment = label  # in a terminal the bar takes no comment when it is made
-    return bar
-
 # %% ../nbs/01_core.ipynb #47fb3818
 def print_line(
     line:str, # what happened
 ):
-    "Print a line of progress at once, also if the output is a file or a pipe"
+    "Print a line at once, also if the output is a file or a pipe"
     print(line, flush=True)
 
 # %% ../nbs/01_core.ipynb #b0522756

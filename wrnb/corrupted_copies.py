@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .core import WrnbError, check_whole, pick_device, progress, this_process
+from .core import WrnbError, check_whole, pick_device, this_process
+from .progress import progress
 from .tables import write_atomic
 from .runs import Run
 from .images import as_images, classes_of

@@ -249,7 +249,8 @@ def _drawn(ds, share, seed):
 def _sets_of(name, size, why, test_share, seed):
     "The training and test images that `name` means, all of them"
     if name == "digits": return _digits()
-    return _folder_sets(_data_folder(name), size, why, name == "cifar100", test_share, seed)
+    how = dict(nested=name == "cifar100", test_share=test_share, seed=seed)
+    return _folder_sets(_data_folder(name), size, why, **how)
 
 def _size_and_reason(size, model_size):
     "The size to bring pictures to, and who wants it"
@@ -278,9 +279,10 @@ def load_data(
 def _folder_sets(path, size, why, nested, test_share, seed):
     "Training and test images of a folder, as sets in files"
     folder, test_folder = _train_folder(path, test_share), _test_folder(path, test_share)
-    train = _file_set(path, folder, size, None, nested, why)
+    train = _file_set(path, folder, size, nested=nested, why=why)
     if len(train.classes) < 2:
         raise WrnbError(f"{path/folder} has one class, {train.classes[0]}: it needs a sub-folder for each of several")
     if test_folder:
-        return train, _file_set(path, test_folder, train.size, train.classes, nested, "as for training")
+        same = dict(size=train.size, classes=train.classes, nested=nested)
+        return train, _file_set(path, test_folder, why="as for training", **same)
     return _drawn(train, _SHARE if test_share is None else test_share, seed)

@@ -18,7 +18,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from .core import WrnbError, check_choice, check_pixels, check_whole, progress
+from .core import WrnbError, check_choice, check_pixels, check_whole
+from .progress import progress
 from .images import as_images
 from .image_sets import batches
 from .learners import class_order
