@@ -442,7 +442,7 @@ def test_the_size_is_the_medians_and_is_said(tmp_path):
     train, test = load_data(tmp_path)
     assert train.size == test.size == 32 and train[0][0].shape == (3, 32, 32)
     assert train.origin == f"train/ of {tmp_path.name}: pictures of 32 pixels, the median of their shorter sides is 32"
-    assert test.origin.endswith("32 pixels, as for training")
+    assert test.origin.endswith("32 pixels, as in train/")
     assert load_data(tmp_path, size=20)[0].origin.endswith("20 pixels, as you asked")
     assert folder_set(tmp_path, "train", size=20).origin.endswith("20 pixels, as you asked")
     for i in range(5): cat(i, 300, 400)
@@ -459,9 +459,9 @@ def origins(tmp_path, model, **setup):
 def test_a_size_that_the_model_brings_is_not_called_asked(tmp_path):
     train, test = origins(tmp_path, "efficientnet_lite0")
     assert train.endswith("224 pixels, the size the model was pretrained for")
-    assert test.endswith("224 pixels, as for training")
-    train, _ = origins(tmp_path, "efficientnet_lite0", size=64)
-    assert train.endswith("64 pixels, as you asked")
+    assert test.endswith("224 pixels, the size the model was pretrained for")
+    train, test = origins(tmp_path, "efficientnet_lite0", size=64)
+    assert train.endswith("64 pixels, as you asked") and test.endswith("64 pixels, as you asked")
     train, _ = origins(tmp_path, "resnet20")  # which was pretrained for no size
     assert "the median of their shorter sides is" in train
 

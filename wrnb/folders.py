@@ -284,5 +284,5 @@ def _folder_sets(path, size, why, nested, test_share, seed):
         raise WrnbError(f"{path/folder} has one class, {train.classes[0]}: it needs a sub-folder for each of several")
     if test_folder:
         same = dict(size=train.size, classes=train.classes, nested=nested)
-        return train, _file_set(path, test_folder, why="as for training", **same)
+        return train, _file_set(path, test_folder, why="as in train/" if size is None else why, **same)
     return _drawn(train, _SHARE if test_share is None else test_share, seed)

@@ -118,5 +118,5 @@ def hub_sets(
     if test.classes != train.classes:
         raise WrnbError(f"data=hf:{name} has other classes in {test_part} than in train: give one with the same")
     train.origin += ", " + (why if size else "the median of the first pictures' shorter sides")
-    test.origin += ", as for training"
+    test.origin += ", " + (why if size else "as in train")
     return train, test
