@@ -42,7 +42,12 @@ def _loss_gradient(model, v, y, x=None):
     with torch.enable_grad():
         logits = _check_logits(model(v if x is None else (x + v).clamp(0, 1)), y)
         loss = F.cross_entropy(logits, y, reduction="sum")
-    return torch.autograd.grad(loss, v)[0], logits.detach().argmax(1) == y
+    if not loss.requires_grad: raise WrnbError(_NO_GRADIENT.format("the model"))
+    g, = torch.autograd.grad(loss, v, allow_unused=True)
+    if g is None: raise WrnbError(_NO_GRADIENT.format("the model"))
+    return g, logits.detach().argmax(1) == y
+
+_NO_GRADIENT = "{} gives no gradient in the pixels, which attacks need: measure it without attacks"
 
 # %% ../nbs/38_attacks.ipynb #9eef170c
 @contextmanager

@@ -6,6 +6,7 @@
 __all__ = ['DEFAULTS']
 
 # %% ../nbs/76_commands.ipynb #311bc567
+import os, sys
 from functools import partial
 from importlib import import_module
 from inspect import signature
@@ -16,6 +17,7 @@ import wrnb
 # %% ../nbs/76_commands.ipynb #0fcadceb
 def _import_rooms():
     "Import the rooms that do the work; from then on they are `wrnb.core`, `wrnb.loop`, ..."
+    if "ipykernel" not in sys.modules: os.environ.setdefault("MPLBACKEND", "agg")  # no window opens
     import_module("wrnb.corrupted_copies")
     for room in ("gate", "comparison", "checks"): import_module(f"wrnb.{room}")  # which import all the others
 

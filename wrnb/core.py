@@ -7,7 +7,7 @@ __all__ = ['WrnbError', 'plain_number', 'check_range', 'check_whole', 'check_cho
            'Process', 'this_process', 'first_process', 'wait_for', 'print_line', 'pick_device']
 
 # %% ../nbs/01_core.ipynb #9dabd42d
-import os, sys, time, warnings
+import os, time, warnings
 from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
@@ -35,6 +35,10 @@ def plain_number(
 # %% ../nbs/01_core.ipynb #b8e6cad3
 def _is_real(value): return isinstance(value, Real) and not isinstance(value, bool)
 
+def _as_given(value):
+    "A value as a message shows it: text in quotes, since '3' is not a number"
+    return repr(value) if isinstance(value, str) else value
+
 # %% ../nbs/01_core.ipynb #12a0bc00
 def _range_in_words(low, high, above):
     "The range that is allowed, as an error states it; nothing if every number is"
@@ -53,7 +57,8 @@ def check_range(
     number = plain_number(value)
     fits = _is_real(number) and (low < number if above else low <= number) and number <= high
     if not fits:
-        raise WrnbError(f"{name}={number} is out of range: give a number{_range_in_words(low, high, above)}")
+        way = f"give a number{_range_in_words(low, high, above)}"
+        raise WrnbError(f"{name}={_as_given(number)} is out of range: {way}")
     return int(number) if isinstance(number, Integral) else float(number)
 
 # %% ../nbs/01_core.ipynb #d973fe02
@@ -67,7 +72,8 @@ def check_whole(
     number = plain_number(value)
     if _is_real(number) and number % 1 == 0: number = int(number)
     if not isinstance(number, Integral) or isinstance(number, bool):
-        raise WrnbError(f"{name}={number} is not a whole number: give one{_range_in_words(low, high, False)}")
+        way = f"give one{_range_in_words(low, high, False)}"
+        raise WrnbError(f"{name}={_as_given(number)} is not a whole number: {way}")
     return check_range(name, number, low, high)
 
 # %% ../nbs/01_core.ipynb #1391bed8

@@ -134,7 +134,8 @@ def _kept_tensors(net):
 
 def _copied(net):
     "A copy of a network; None if it holds something that cannot be copied, such as a lock"
-    try: return copy.deepcopy(net, _kept_tensors(net))
+    try:
+        with torch.no_grad(): return copy.deepcopy(net, _kept_tensors(net))
     except (RuntimeError, TypeError, ValueError, AttributeError, pickle.PicklingError): return None
 
 # %% ../nbs/22_inference.ipynb #ff6bbf6f

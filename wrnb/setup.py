@@ -17,6 +17,7 @@ from .core import WrnbError, as_path, check_whole, this_process
 from .tables import write_atomic
 from .runs import Run
 from .folders import load_data
+from .models import untouched
 from .sources import input_size
 from .pretrained import knows_classes, load_model
 from .training import train
@@ -109,7 +110,8 @@ def load(self:Setup,
 )->nn.Module:
     "The model with an output for each class; what it has no weights for is new"
     known = classes if self.knows(classes) else None
-    return load_model(self.model, len(classes), mean=self.mean, std=self.std, classes=known)
+    with untouched():  # what is new in it draws random numbers
+        return load_model(self.model, len(classes), mean=self.mean, std=self.std, classes=known)
 
 # %% ../nbs/65_setup.ipynb #4c15ba98
 @patch
@@ -145,10 +147,11 @@ def fit_base(self:Setup,
     **options, # of `train`
 ):
     "Train a new base classifier, interrupted before or not; returns its Learner"
-    set_seed(self.seed)
     cbs = [TermsCallback(transforms=self.transforms)]
     if head_epochs: cbs.append(HeadFirstCallback(head_epochs))
-    return train(self.load(data[0].classes), *data, cbs=cbs, out=out, **options)
+    with untouched():
+        set_seed(self.seed)
+        return train(self.load(data[0].classes), *data, cbs=cbs, out=out, **options)
 
 @patch
 def fit_head(self:Setup,

@@ -138,6 +138,9 @@ def _check_training(model, bs, precision, n):
     check_precision(precision)
     if not any(p.requires_grad for p in model.parameters()):
         raise WrnbError("no weight of the model learns: call model.requires_grad_(True) first")
+    if not all(p.is_leaf for p in model.parameters()):
+        raise WrnbError("the model was compiled by torch.jit, whose copies do not learn: "
+                        "give the module it was made from")
     if any("quantized" in type(m).__module__ for m in model.modules()):
         raise WrnbError("the model is quantised, so its layers have no gradients: train the one it was made from")
     if not n: raise WrnbError("there are no training images: give ds= at least one")

@@ -240,8 +240,8 @@ def validate(
     subsets = three_subsets(ds, weak, test, how["seed"])
     validation = partial(Validation, rule=rule, model=model, ds=ds, test=test)
     with untouched(model):
+        for images in (ds, test): check_classifier(model, images, how["device"])
         net = as_model(model).to(how["device"], memory_format=torch.channels_last)
-        for images in (ds, test): check_classifier(net, images, how["device"])
         options = dict(_identity(net, ds, weak, test, kinds), seed=how["seed"], precision=precision)
         if not run or run.claim("validate", options, how["device"]):
             panel = panel_of({str(name): net}, precision, compile, **how)
