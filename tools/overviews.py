@@ -33,7 +33,7 @@ GROUPS = {  # group of rooms: its rooms, from left to right
         "archives corrupted_sets corrupted_copies evaluation rounds benchmark differences "
         "checkup",
     "Doors":
-        "setup loop checks findings words figures gallery sections report comparison gate "
+        "setup loop times checks findings words figures gallery sections report comparison gate "
         "commands cli all"}
 ENTRIES_SHOWN = 6  # entries of a table that stand for it where its line of code says nothing
 

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from .core import WrnbError, check_choice, check_pixels, check_range, check_whole
+from .progress import progress
 from .randomness import fold_in, image_keys, normal, uniform
 from .images import as_images
 from .image_sets import batches
@@ -254,7 +255,7 @@ def universal_perturbation(
     with _attacked(model) as net:
         keys = torch.cat([image_keys(_pixels(xb), seed) for xb in x.split(rows)])
         delta = torch.zeros_like(_pixels(x[:1])[0], device=net.mean.device)
-        for epoch in range(s.steps if s.eps else 0):
+        for epoch in progress(range(s.steps if s.eps else 0), "universal perturbation"):
             order = fold_in(keys, "uap", epoch).argsort()
             for i in order.split(batch_size):
                 g = _sum_of_gradients(net, delta, x[i], y[i].to(delta.device), rows)

@@ -6,7 +6,7 @@
 __all__ = ['DEFAULTS']
 
 # %% ../nbs/76_commands.ipynb #311bc567
-import os, sys
+import os, sys, time
 from functools import partial
 from importlib import import_module
 from inspect import signature
@@ -19,7 +19,7 @@ def _import_rooms():
     "Import the rooms that do the work; from then on they are `wrnb.core`, `wrnb.loop`, ..."
     if "ipykernel" not in sys.modules: os.environ.setdefault("MPLBACKEND", "agg")  # no window opens
     import_module("wrnb.corrupted_copies")
-    for room in ("gate", "comparison", "checks"): import_module(f"wrnb.{room}")  # which import all the others
+    for room in ("gate", "comparison", "checks", "times"): import_module(f"wrnb.{room}")  # which import all the others
 
 # %% ../nbs/76_commands.ipynb #bdd764d8
 DEFAULTS = dict(
@@ -139,9 +139,10 @@ def _run(given,
     for strategy in strategies:
         if not (unguided and strategy == "reva"): _call(partial(loop.enhance, strategy), given)
     evaluation = _call(loop.evaluate, evaluated)
+    start = time.monotonic()
     page = loop.report()
     _say_errors(loop, evaluation)
-    loop.say(f"\n{page}")
+    loop.say(f"\nTime of each stage:\n{loop.times_in_words(report=time.monotonic() - start)}\n\n{page}")
 
 # %% ../nbs/76_commands.ipynb #56ada5fb
 def _corrupt(given,

@@ -15,6 +15,7 @@ import torch
 
 from .late import late
 from .core import WrnbError, as_path, check_range, check_whole
+from .progress import progress
 from .pictures import _opened, read_image
 from .images import _check_names
 from .image_sets import ImageSet, limited
@@ -160,7 +161,8 @@ def in_memory(
     "The same images, decoded now and held as 8-bit integers"
     x = np.empty((len(ds), 3, ds.size, ds.size), np.uint8)
     def read(i): x[i] = read_image(ds.items[i], ds.size).transpose(2, 0, 1)
-    with ThreadPoolExecutor() as pool: list(pool.map(read, range(len(ds)), chunksize=256))
+    with ThreadPoolExecutor() as pool:
+        for _ in progress(pool.map(read, range(len(ds)), chunksize=256), "reading pictures", len(ds)): pass
     return ds._like(torch.from_numpy(x), ds.labels)
 
 def _held_if_small(ds): return ds if ds.held or len(ds)*3*ds.size**2 > _IN_MEMORY else in_memory(ds)
