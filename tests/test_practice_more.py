@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from helpers import pictures
+from helpers import complaint, pictures
 from wrnb.all import *
 from wrnb.loop import Loop
 import wrnb.report
@@ -184,3 +184,21 @@ def test_corrupted_copies_leave_the_random_state(tmp_path):
     before = world()
     save_corrupted(limited(TEST, 4), tmp_path/"set", names=["fog"], device="cpu")
     assert world() == before
+
+
+# --- numbers and figures of little data ---------------------------------------------------------
+
+def test_one_number_is_no_normalisation_and_damages_no_folder(checkpoint, tmp_path, capsys):
+    command = ["score", "digits", "--model", f"digits_net@{checkpoint}", "--limit", "40", "--device", "cpu",
+               "--out", tmp_path/"run", "--mean", ".5"]
+    for again in range(2): assert "--mean" in complaint(capsys, *command)  # and not: config.json is damaged
+
+
+@quiet
+def test_an_error_of_all_or_none_has_a_figure():
+    "Rounding put the end of the interval on the wrong side of an error of 100 %"
+    always_3 = Asked(lambda net, x: 0*net(x) + nn.functional.one_hot(torch.tensor(3), 10))
+    digits, _ = load_data("digits")
+    for places in (digits.labels == 3, digits.labels == 5):
+        ds = limited(digits.take(places), 17)
+        assert check(always_3, ds, n=17, eps=(), device="cpu").plot().axes

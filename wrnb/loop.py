@@ -206,7 +206,7 @@ def scores(self:Loop)->Scores:
     if columns != [list(range(len(ds))), ds.ids, ds.labels.tolist()]:
         raise WrnbError(f"{path} is not of these {len(ds)} images: delete it and score again, "
                         "or choose another out=")
-    return Scores(table, ds, self.run.options("score"))
+    return Scores(table, ds, self.run.options("score"), model=self.base, folder=self.run.path)
 
 # %% ../nbs/66_loop.ipynb #7f3ee606
 _NO_SCORES = "no image that is right when clean has a score above 0"
