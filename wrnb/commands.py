@@ -19,7 +19,8 @@ def _import_rooms():
     "Import the rooms that do the work; from then on they are `wrnb.core`, `wrnb.loop`, ..."
     if "ipykernel" not in sys.modules: os.environ.setdefault("MPLBACKEND", "agg")  # no window opens
     import_module("wrnb.corrupted_copies")
-    for room in ("gate", "comparison", "checks", "times"): import_module(f"wrnb.{room}")  # which import all the others
+    for room in ("gate", "comparison", "checks", "times"):  # which import all the others
+        import_module(f"wrnb.{room}")
 
 # %% ../nbs/76_commands.ipynb #bdd764d8
 DEFAULTS = dict(
@@ -142,7 +143,8 @@ def _run(given,
     start = time.monotonic()
     page = loop.report()
     _say_errors(loop, evaluation)
-    loop.say(f"\nTime of each stage:\n{loop.times_in_words(report=time.monotonic() - start)}\n\n{page}")
+    times = loop.times_in_words(report=time.monotonic() - start)
+    loop.say(f"\nTime of each stage:\n{times}\n\n{page}")
 
 # %% ../nbs/76_commands.ipynb #56ada5fb
 def _corrupt(given,

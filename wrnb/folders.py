@@ -162,7 +162,8 @@ def in_memory(
     x = np.empty((len(ds), 3, ds.size, ds.size), np.uint8)
     def read(i): x[i] = read_image(ds.items[i], ds.size).transpose(2, 0, 1)
     with ThreadPoolExecutor() as pool:
-        for _ in progress(pool.map(read, range(len(ds)), chunksize=256), "reading pictures", len(ds)): pass
+        done = pool.map(read, range(len(ds)), chunksize=256)
+        for _ in progress(done, "reading pictures", len(ds)): pass
     return ds._like(torch.from_numpy(x), ds.labels)
 
 def _held_if_small(ds): return ds if ds.held or len(ds)*3*ds.size**2 > _IN_MEMORY else in_memory(ds)
@@ -267,7 +268,7 @@ def load_data(
     test_limit:int=None, # number of test images to keep, drawn with seed 0
     test_share:float=None, # share of each class to draw as test images, above 0; only for a folder that has none
     seed:int=0, # of that draw
-    model_size:int=None, # side in pixels that your model was pretrained for, to take if `size` is None
+    model_size:int=None, # side in pixels that the model was pretrained for; taken if `size` is None
 )->tuple: # (train, test), two `ImageSet`s with the same classes
     "Training and test images. Raise `WrnbError` if `name` is neither known nor such a folder"
     size, why = _size_and_reason(size, model_size)
@@ -286,5 +287,6 @@ def _folder_sets(path, size, why, nested, test_share, seed):
         raise WrnbError(f"{path/folder} has one class, {train.classes[0]}: it needs a sub-folder for each of several")
     if test_folder:
         same = dict(size=train.size, classes=train.classes, nested=nested)
-        return train, _file_set(path, test_folder, why="as in train/" if size is None else why, **same)
+        if size is None: why = "as in train/"
+        return train, _file_set(path, test_folder, why=why, **same)
     return _drawn(train, _SHARE if test_share is None else test_share, seed)

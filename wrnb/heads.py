@@ -191,7 +191,8 @@ def _choose_strength(X, y, seed, limit=5_000):
     folds = min(5, np.bincount(y).min())
     if folds < 2: return .1, None
     parts = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(X, y))
-    (_, error), C = min((_held_out(X, y, C, parts), C) for C in progress(_STRENGTHS, "linear probe, strength"))
+    tried = progress(_STRENGTHS, "linear probe, strength")
+    (_, error), C = min((_held_out(X, y, C, parts), C) for C in tried)
     return C, float(error)
 
 # %% ../nbs/50_heads.ipynb #c1e824b3

@@ -146,7 +146,7 @@ def _names_of_classes(ds):
     return numbered if numbered is not None else _vocabulary(ds)
 
 def _vocabulary(ds):
-    "The names that a data set of fastai numbers its classes by; None if it has none, or several lists"
+    "The names by which a data set of fastai numbers its classes; None if it has no such list"
     vocab = getattr(ds, "vocab", None)
     return list(vocab) if is_a(vocab, "fastai.data.transforms.CategoryMap") else None
 

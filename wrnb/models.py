@@ -342,7 +342,7 @@ def _keep_weight(p):
     def give_back():
         p.data = data
         if grad is not None: grad.data = grad_data
-        if p.is_leaf: p.requires_grad, p.grad = learns, grad  # a copy that torch.jit made has a history
+        if p.is_leaf: p.requires_grad, p.grad = learns, grad  # or torch.jit copied it
     return give_back
 
 @contextmanager

@@ -24,7 +24,7 @@ def in_words(
     minutes = round(seconds/60)
     return f"{minutes} min" if minutes < 100 else f"{minutes//60} h {minutes%60:02d} min"
 
-# %% ../nbs/01b_progress.ipynb #e975b956
+# %% ../nbs/01b_progress.ipynb #0f6c5d81
 class Work:
     "Work that is under way"
     def __init__(self,
@@ -35,7 +35,9 @@ class Work:
         self.label, self.total, self.done, self.first = label, total, done, done
         self.start = time.monotonic()
 
-    def __str__(self): return self.label if self.total is None else f"{self.label} {self.done:.3g} of {self.total}"
+    def __str__(self):
+        counted = f"{self.label} {self.done:.3g} of {self.total}"
+        return self.label if self.total is None else counted
 
     def step_to(self,
         done:float, # steps that are done now
@@ -70,9 +72,9 @@ def describe_work(
     about = "" if left is None else f", about {in_words(left)} left"
     return f"{names} ({100*share:.0f} %), {so_far}{about}"
 
-# %% ../nbs/01b_progress.ipynb #0966d0a3
+# %% ../nbs/01b_progress.ipynb #d9a05e6e
 def shows_progress()->bool:
-    "Is there a terminal or notebook to show a progress bar in? Of several processes only the first shows one"
+    "Is there a terminal or notebook to show progress in? Of several processes the first shows it"
     return first_process() and ("ipykernel" in sys.modules or sys.stdout.isatty())
 
 class _Log:
@@ -101,12 +103,12 @@ class _Notebook:
     def clear(self):
         if self.box is not None: self.box.update(display.HTML(""))
 
-# %% ../nbs/01b_progress.ipynb #4ee1cbb4
+# %% ../nbs/01b_progress.ipynb #d212c8ec
 class _Screen:
     "What shows the work that is under way, not more often than one can read"
     def __init__(self):
-        kind = _Log if not shows_progress() else _Notebook if "ipykernel" in sys.modules else _Terminal
-        self.view, now = kind(), time.monotonic()
+        kind = _Notebook if "ipykernel" in sys.modules else _Terminal
+        self.view, now = kind() if shows_progress() else _Log(), time.monotonic()
         self.drawn = now - self.view.every if self.view.at_once else now
 
     def show(self, works):
@@ -127,7 +129,7 @@ def _hide():
     "Clear the screen as soon as nothing is counted any more"
     if _screens and all(w.total is None for w in _under_way): _screens.pop().view.clear()
 
-# %% ../nbs/01b_progress.ipynb #07094be9
+# %% ../nbs/01b_progress.ipynb #7ff7e666
 @contextmanager
 def under_way(
     label:str, # what is being done
@@ -149,7 +151,7 @@ def progress(
     label:str="", # what is being done
     total:int=None, # number of items, if `len(it)` does not say
 ):
-    "Go through `it` and show how far it is: a bar in a terminal or notebook, a line a minute in a log file"
+    "Go through `it` and show how far it is: a bar, or in a log file a line a minute"
     return _counted(it, label, len(it) if total is None else total)
 
 def _counted(it, label, total):

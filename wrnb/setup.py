@@ -41,7 +41,7 @@ class Setup:
     mean:str|list=None # mean that the model normalises by: imagenet, cifar10, cifar100, half, or three numbers
     std:str|list=None # standard deviation, likewise; None: what the model, its file or the name of the mean says
     seed:int=0 # random seed
-    corrections:str=None # what you decided about images in scores.clean(): that run folder, or its corrections.csv
+    corrections:str=None # what you decided in scores.clean(): a run folder, or its corrections.csv
 
     def __post_init__(self):
         self.data, self.model = str(as_path(self.data)), _expand_checkpoint(self.model)
@@ -87,7 +87,8 @@ def images(self:Setup,
 )->tuple: # training and test images
     "Read the images"
     own = input_size(self.model)
-    train, test = load_data(self.data, self.size, limit, self.test_limit, self.test_share, model_size=own)
+    which = dict(limit=limit, test_limit=self.test_limit, test_share=self.test_share)
+    train, test = load_data(self.data, self.size, model_size=own, **which)
     if self.corrections and limit == self.limit: train = _corrected(train, self.corrections)
     return train, test
 
@@ -95,7 +96,8 @@ def _corrected(train, path):
     "The training images as somebody corrected them; raise `WrnbError` if there is no such file"
     made = Corrections(path)
     if not made.path.is_file():
-        raise WrnbError(f"corrections={path} has no decisions: give a run folder with corrections.csv, or that file")
+        ways = "give a run folder with corrections.csv, or that file"
+        raise WrnbError(f"corrections={path} has no decisions: {ways}")
     counts = ", ".join(f"{n} {action}" for action, n in made.counts.items() if n)
     ds = apply_corrections(train, made)
     ds.origin = f"{train.origin or train.name}, corrected by {made.path} ({counts})"

@@ -59,7 +59,7 @@ class Shelf:
         show:str="weak", # one of `SHOWN`
         label:str=None, # name of a class: only images with this label
         pred:str=None, # name of a class: only images that the classifier takes for it
-        confused:str=None, # name of a class: only images whose neighbours it takes for this one most often
+        confused:str=None, # name of a class: only images that noise most often turns into this one
     ):
         "Choose images, and select the first that nothing was decided about"
         number = {None: None} | {name: y for y, name in enumerate(self.classes)}
@@ -73,7 +73,7 @@ class Shelf:
         return self
 
     def _confused_with(self, name, idxs):
-        "Those of these images that noise most often turns into this class; all of them without a name"
+        "Those of these images that noise most often turns into this class; all without a name"
         if name is None: return idxs
         counts = [self.asker.confusions(i) for i in progress(idxs, "asking the neighbours")]
         return [i for i, own in zip(idxs, counts) if len(own) and own.index[0] == name]

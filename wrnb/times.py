@@ -12,14 +12,15 @@ from fastcore.basics import patch
 from .progress import in_words
 from .loop import Loop
 
-# %% ../nbs/66b_times.ipynb #c8319c26
+# %% ../nbs/66b_times.ipynb #f593cf8c
 @patch
 def times(self:Loop,
     **more:float, # seconds of something that is no stage of the folder, such as the report
 )->pd.Series: # stage -> seconds, in the order in which they were begun, interruptions included
     "How long each finished stage took"
     stages = [s for s in self.run.config["stages"] if self.run.done(s)]
-    return pd.Series({s: 60*self.run.minutes(s) for s in stages} | more, name="seconds", dtype=float)
+    seconds = {s: 60*self.run.minutes(s) for s in stages} | more
+    return pd.Series(seconds, name="seconds", dtype=float)
 
 @patch
 def times_in_words(self:Loop,

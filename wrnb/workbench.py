@@ -135,7 +135,8 @@ def _typed(self:Workbench, before, now):
 @patch
 def _choose(self:Workbench):
     "Show what the menus say"
-    self.shelf.choose(self.show.value, *[None if m.value == "any" else m.value for m in self._classes])
+    names = [None if menu.value == "any" else menu.value for menu in self._classes]
+    self.shelf.choose(self.show.value, *names)
     self.draw()
 
 # %% ../nbs/41_workbench.ipynb #89d4285c
