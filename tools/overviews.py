@@ -17,7 +17,7 @@ SECTIONS = dict(  # folder: title, line, pages in the order of reading (others f
              "evidence field corruptions attacks scoring"),
     reference=("Reference", "Every room of the package and what it gives", ""))
 GROUPS = {  # group of rooms: its rooms, from left to right
-    "Foundations": "late core randomness tables runs",
+    "Foundations": "late core progress randomness tables runs",
     "Images and classifiers":
         "pictures items columns images image_sets hub_data folders learners data loaders "
         "networks checkpoints models hub_models sources pretrained folding inference "
@@ -33,7 +33,7 @@ GROUPS = {  # group of rooms: its rooms, from left to right
         "archives corrupted_sets corrupted_copies evaluation rounds benchmark differences "
         "checkup",
     "Doors":
-        "setup loop checks findings words figures gallery sections report comparison gate "
+        "setup loop times checks findings words figures gallery sections report comparison gate "
         "commands cli all"}
 ENTRIES_SHOWN = 6  # entries of a table that stand for it where its line of code says nothing
 

@@ -9,6 +9,7 @@ __all__ = []
 import wrnb
 from .late import *
 from .core import *
+from .progress import *
 from .randomness import *
 from .tables import *
 from .runs import *
@@ -53,7 +54,7 @@ from .differences import *
 from .checkup import *
 
 _rooms = (
-    wrnb.late, wrnb.core, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.columns,
+    wrnb.late, wrnb.core, wrnb.progress, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.columns,
     wrnb.hub_data, wrnb.data, wrnb.loaders, wrnb.networks, wrnb.checkpoints,
     wrnb.models, wrnb.hub_models, wrnb.pretrained, wrnb.inference, wrnb.training,
     wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.corrections,

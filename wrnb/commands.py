@@ -6,6 +6,7 @@
 __all__ = ['DEFAULTS']
 
 # %% ../nbs/76_commands.ipynb #311bc567
+import os, sys, time
 from functools import partial
 from importlib import import_module
 from inspect import signature
@@ -16,8 +17,10 @@ import wrnb
 # %% ../nbs/76_commands.ipynb #0fcadceb
 def _import_rooms():
     "Import the rooms that do the work; from then on they are `wrnb.core`, `wrnb.loop`, ..."
+    if "ipykernel" not in sys.modules: os.environ.setdefault("MPLBACKEND", "agg")  # no window opens
     import_module("wrnb.corrupted_copies")
-    for room in ("gate", "comparison", "checks"): import_module(f"wrnb.{room}")  # which import all the others
+    for room in ("gate", "comparison", "checks", "times"):  # which import all the others
+        import_module(f"wrnb.{room}")
 
 # %% ../nbs/76_commands.ipynb #bdd764d8
 DEFAULTS = dict(
@@ -137,9 +140,11 @@ def _run(given,
     for strategy in strategies:
         if not (unguided and strategy == "reva"): _call(partial(loop.enhance, strategy), given)
     evaluation = _call(loop.evaluate, evaluated)
+    start = time.monotonic()
     page = loop.report()
     _say_errors(loop, evaluation)
-    loop.say(f"\n{page}")
+    times = loop.times_in_words(report=time.monotonic() - start)
+    loop.say(f"\nTime of each stage:\n{times}\n\n{page}")
 
 # %% ../nbs/76_commands.ipynb #56ada5fb
 def _corrupt(given,

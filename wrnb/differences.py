@@ -211,7 +211,7 @@ def plot_differences(self:Evaluation,
     for k, model in enumerate(models):
         own = t[t.model == model]
         y = own.figure.map(place) + .5*(k + .5)/len(models) - .25
-        ends = [own.difference - own.low, own.high - own.difference]
+        ends = [(own.difference - own.low).clip(lower=0), (own.high - own.difference).clip(lower=0)]
         ax.errorbar(own.difference, y, xerr=ends, fmt="o", ms=3.5, lw=1.2, label=model)
     ax.axvline(0, color="grey", lw=1)
     ax.set_yticks(list(place.values()), [in_words(name) for name in place])

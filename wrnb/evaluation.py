@@ -103,8 +103,8 @@ def prepared(
     nets = {}
     for name, model in models.items():
         net = in_class_order(model, known_classes(test), name)
+        check_classifier(net, first_images(test), device)
         nets[name] = net.to(device, memory_format=torch.channels_last)
-        check_classifier(nets[name], first_images(test), device)
         own = getattr(getattr(model, "dls", None), "valid_ds", ())
         if isinstance(test, CorruptedSet) and len(own): check_size(test, images_of(model, None, "valid"))
     return nets

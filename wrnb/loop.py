@@ -15,6 +15,7 @@ from fastcore.meta import delegates
 import wrnb.benchmark, wrnb.enhancement, wrnb.scoring, wrnb.validation
 import wrnb.weak  # gives `Scores` its methods
 from .core import WrnbError, check_range, check_whole, first_process, print_line
+from .progress import under_way
 from .tables import read_json, read_table, write_table
 from .runs import Run
 from .image_sets import limited
@@ -146,7 +147,7 @@ def _fitted(self:Loop, options):
     new = f"{len(self.classes)} new classes"
     if probe: self.say(f"base: a last layer for {new} by a linear probe, then fine-tuning from it")
     fit = self.setup.fit_head if probe else self.setup.fit_base
-    learn = fit(self.data, self.run/"base", **options, **self.training)
+    with under_way("base"): learn = fit(self.data, self.run/"base", **options, **self.training)
     keep_trained(learn, self.run, "base", "base")
     return _chosen(learn) if probe else _trained("base: trained", learn)
 
@@ -205,7 +206,7 @@ def scores(self:Loop)->Scores:
     if columns != [list(range(len(ds))), ds.ids, ds.labels.tolist()]:
         raise WrnbError(f"{path} is not of these {len(ds)} images: delete it and score again, "
                         "or choose another out=")
-    return Scores(table, ds, self.run.options("score"))
+    return Scores(table, ds, self.run.options("score"), model=self.base, folder=self.run.path)
 
 # %% ../nbs/66_loop.ipynb #7f3ee606
 _NO_SCORES = "no image that is right when clean has a score above 0"
@@ -304,8 +305,9 @@ def enhance(self:Loop,
     found = self.validation() if strategy == "reva" else None
     epochs = equal_epochs(strategy, epochs, kwargs.get("attack_share", .1))
     kwargs |= self.training | dict(transforms=self.setup.transforms, out=self.run.path)
-    learn = wrnb.enhancement.enhance(
-        self.base, found, strategy, *self.data, epochs=epochs, eps=guide_eps/255, **kwargs)
+    with under_way(f"enhance {strategy}"):
+        learn = wrnb.enhancement.enhance(
+            self.base, found, strategy, *self.data, epochs=epochs, eps=guide_eps/255, **kwargs)
     if not hasattr(learn, "epoch_log"): return self._tell(f"enhance {strategy}", True)
     self._tell_training(strategy, learn)
 

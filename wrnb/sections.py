@@ -11,6 +11,7 @@ import base64, re, shlex
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from .progress import progress
 from .tables import read_table, write_atomic
 from .benchmark import Evaluation
 from .findings import Findings, counted, as_words
@@ -301,5 +302,6 @@ def shown(
     sections, # (id, title, blocks) of each
 )->list: # dicts: id, title, blocks
     "The sections that have something to show"
-    listed = [dict(id=i, title=title, blocks=list(blocks)) for i, title, blocks in sections]
+    drawn = progress(list(sections), "report, section")
+    listed = [dict(id=i, title=title, blocks=list(blocks)) for i, title, blocks in drawn]
     return [s for s in listed if s["blocks"]]

@@ -255,8 +255,8 @@ def validate(
     subsets = three_subsets(ds, weak, test, how["seed"])
     validation = partial(Validation, rule=rule, model=model, ds=ds, test=test)
     with untouched(model):
+        for images in (ds, test): check_classifier(model, images, how["device"])
         net = as_model(model).to(how["device"], memory_format=torch.channels_last)
-        for images in (ds, test): check_classifier(net, images, how["device"])
         options = dict(_identity(net, ds, weak, test, kinds), seed=how["seed"], precision=precision,
                        per_cell=per_cell and check_whole("per_cell", per_cell, 1))
         if not run or run.claim("validate", options, how["device"]):
