@@ -173,8 +173,10 @@ def _timm_config(name):
     return timm.get_pretrained_cfg(name)
 
 def _timm_names(config):
-    "The classes of timm's weights: ImageNet's names, or only numbers"
-    return _imagenet_names() if config.num_classes == len(WNIDS) else range(config.num_classes)
+    "The classes of timm's weights: ImageNet's names, those recorded with them, or only numbers"
+    if config.num_classes == len(WNIDS): return _imagenet_names()
+    names = list(getattr(config, "label_names", None) or ())
+    return names if len(names) == config.num_classes else range(config.num_classes)
 
 def _from_timm(name, pretrained=True):
     "A timm classifier"
