@@ -17,6 +17,7 @@ from .hub_data import *
 from .data import *
 from .loaders import *
 from .networks import *
+from .zoo import *
 from .checkpoints import *
 from .models import *
 from .hub_models import *

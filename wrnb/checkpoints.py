@@ -69,8 +69,10 @@ def state_in(
     raise WrnbError(f"{path} holds no weights but {found}: save the model's state_dict in it")
 
 # %% ../nbs/16_checkpoints.ipynb #44f9296e
-_SYNONYMS = (("stage_", "layer"), ("conv_", "conv"), ("bn_", "bn"), ("shortcut.", "downsample."),
-             ("linear.", "fc."), ("fc.", "linear."))
+_SYNONYMS = (("stage_", "layer"), ("_reduce", "1"), ("_conv.", "2."), ("_expand", "3"), ("_1_3x3", "1"),
+             (".bn.", ".bn2."), ("conv_", "conv"), ("bn_", "bn"), ("shortcut.", "downsample."),
+             ("features.", "0."), ("classifier.", "fc."), ("linear.", "fc."), ("fc.", "linear."),
+             ("linear.", "1.2."))
 _NO_LAYER = re.compile(r"(^|\.)(total_ops|total_params|n_averaged)$"  # a profiler's, an averaged model's
                        r"|^(AuxLogits|aux\d)\."  # heads that only help while training
                        r"|^(criterion|loss\w*|\w+_loss|\w*metrics?)\.")  # a loss with weights of its own

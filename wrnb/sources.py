@@ -16,7 +16,7 @@ import torchvision
 
 from .core import WrnbError
 from .networks import MODELS
-from .models import STATS
+from .zoo import STATS, network_of
 from .hub_models import hub_facts, hub_network
 
 # %% ../nbs/19_sources.ipynb #dbac563a
@@ -244,10 +244,10 @@ def source_of(
     before, colon, rest = arch.partition(":")
     source = before + colon
     if not colon: source = rest = arch
-    if source not in SOURCES and arch not in MODELS:
+    if source not in SOURCES and network_of(arch) is None:
         known = ", ".join([*MODELS, "efficientnet_lite0", "torchvision:NAME, timm:NAME or hf:NAME"])
         raise WrnbError(f"model={name}: no such model; give one of {known}, "
-                        "each with or without @CHECKPOINT")
+                        "each with or without @CHECKPOINT (wrnb models lists more)")
     return source, rest
 
 # %% ../nbs/19_sources.ipynb #03027cd5
