@@ -18,7 +18,7 @@ from tools import house
 
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = """late core randomness tables runs pictures items columns images image_sets hub_data folders learners
-    data loaders networks zoo checkpoints models hub_models sources pretrained named folding inference
+    data loaders networks zoo checkpoints models hub_models sources pretrained catalogue named folding inference
     callbacks together training neighbors search scoring weak corrections splines exchange c_bar
     arrays corruptions imagecorruptions transforms attacks closeups shelf workbench estimation
     outcomes measurement monitoring validation augmentation peers terms heads averaging fine_tuning

@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from wrnb.cli import main
 from wrnb.core import WrnbError
 from wrnb.pretrained import load_model
 
@@ -239,3 +240,14 @@ def test_a_file_of_another_network_is_refused(theirs, ours, tmp_path):
     torch.save(file.state, tmp_path/"file.pt")
     with pytest.raises(WrnbError, match="give model= another name or file"):
         load_model(f"{ours}@{tmp_path/'file.pt'}", n)
+
+
+def test_the_command_line_lists_the_models(capsys):
+    assert main(["models"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert ["vgg16_bn", "15,253,578", "32", "cifar10_per_image", "chenyaofo"] in [line.split() for line in lines]
+    assert main(["models", "--source", "torchvision"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert ["torchvision:resnet18", "11,689,512", "224", "torchvision"] in [line.split() for line in lines]
+    assert main(["models", "--source", "hub"]) == 2
+    assert "--source hub is not known" in capsys.readouterr().err

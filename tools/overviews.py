@@ -20,7 +20,7 @@ GROUPS = {  # group of rooms: its rooms, from left to right
     "Foundations": "late core randomness tables runs",
     "Images and classifiers":
         "pictures items columns images image_sets hub_data folders learners data loaders "
-        "networks zoo checkpoints models hub_models sources pretrained named folding inference "
+        "networks zoo checkpoints models hub_models sources pretrained catalogue named folding inference "
         "callbacks together training",
     "Weak samples": "neighbors search scoring weak corrections",
     "Perturbations":

@@ -22,6 +22,7 @@ from .checkpoints import *
 from .models import *
 from .hub_models import *
 from .pretrained import *
+from .catalogue import *
 from .inference import *
 from .training import *
 from .neighbors import *

@@ -17,7 +17,7 @@ import wrnb
 def _import_rooms():
     "Import the rooms that do the work; from then on they are `wrnb.core`, `wrnb.loop`, ..."
     import_module("wrnb.corrupted_copies")
-    for room in ("gate", "comparison", "checks"): import_module(f"wrnb.{room}")  # which import all the others
+    for room in ("gate", "comparison", "checks", "catalogue"): import_module(f"wrnb.{room}")  # which import all the others
 
 # %% ../nbs/76_commands.ipynb #bdd764d8
 DEFAULTS = dict(
@@ -152,6 +152,13 @@ def _corrupt(given,
     done = run.done("corrupt")
     made = _call(partial(wrnb.corrupted_copies.save_corrupted, images), given)
     wrnb.core.print_line(f"corrupt: done already, see {run.path}" if done else f"corrupt: {made} -> {run.path}")
+
+# %% ../nbs/76_commands.ipynb #22cf2097
+def _models(given):
+    table = _call(wrnb.catalogue.list_models, given)
+    table["parameters"] = [f"{n:,}" if n > 0 else "" for n in table.parameters.fillna(0)]
+    wrnb.core.print_line(table.to_string(index=False))
+    wrnb.core.print_line("Each with or without @FILE; also hf:NAME and timm:hf_hub:NAME, and efficientnet_lite0")
 
 # %% ../nbs/76_commands.ipynb #3295ad87
 def _gate(given,
