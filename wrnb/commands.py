@@ -16,8 +16,8 @@ import wrnb
 # %% ../nbs/76_commands.ipynb #0fcadceb
 def _import_rooms():
     "Import the rooms that do the work; from then on they are `wrnb.core`, `wrnb.loop`, ..."
-    import_module("wrnb.corrupted_copies")
-    for room in ("gate", "comparison", "checks", "catalogue"): import_module(f"wrnb.{room}")  # which import all the others
+    for room in ("corrupted_copies", "catalogue"): import_module(f"wrnb.{room}")
+    for room in ("gate", "comparison", "checks"): import_module(f"wrnb.{room}")  # which import all the others
 
 # %% ../nbs/76_commands.ipynb #bdd764d8
 DEFAULTS = dict(
