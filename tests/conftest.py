@@ -1,7 +1,7 @@
 """Fixtures that several test files use."""
 import os, resource, shutil, subprocess
 
-os.environ["HF_HUB_OFFLINE"] = "1"  # read when Hugging Face's libraries are imported: no test asks their hub
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when their libraries are imported: no test asks a hub
 
 import pytest
 import torch

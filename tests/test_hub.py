@@ -127,7 +127,8 @@ def test_scoring_takes_their_names(tmp_path):
     train, test = load_data(f"hf:{tmp_path/'pets'}")
     by_hand = score_robustness(load_model(f"hf:{folder}", 3, classes=PETS), train, n_neighbors=4)
     assert scores.table.equals(by_hand.table) and len(scores) == 9
-    found = validate(f"hf:{folder}", [0, 1], train, f"hf:{tmp_path/'pets'}", perturbations=corruptions("noise", [1]))
+    some = corruptions("noise", [1])
+    found = validate(f"hf:{folder}", [0, 1], train, f"hf:{tmp_path/'pets'}", perturbations=some)
     assert len(found.test) == 6 and found.ds is train
     with pytest.raises(WrnbError, match="has no weights for the classes horse"):
         score_robustness(f"hf:{folder}", table(4, names=["horse", "cow"]))
@@ -147,7 +148,8 @@ def test_timms_models_are_scored_by_name(tmp_path):
         ds = table(6, side=160, names=order)
         scores = score_robustness(f"timm:local-dir:{tmp_path}", ds, n_neighbors=4).table
         places = torch.tensor([2, 1, 0] if order[0] in PETS else [0, 1, 2])
-        with torch.no_grad(): theirs = net((ds_pixels(ds) - view(mean))/view(std))[:, places].argmax(1)
+        x = (ds_pixels(ds) - view(mean))/view(std)
+        with torch.no_grad(): theirs = net(x)[:, places].argmax(1)
         assert scores.pred.tolist() == theirs.tolist()
 
 
@@ -161,7 +163,8 @@ def test_the_command_line_takes_their_names(tmp_path, capsys, monkeypatch):
     scores = score_robustness("hf:model", train, eps=.1, n_neighbors=4)
     kept = read_table(tmp_path/"run/scores.parquet")
     assert kept.id.tolist() == train.ids and kept.score.tolist() == scores.table.score.tolist()
-    assert main(["score", f"hf:{tmp_path}/nowhere", "--model", "hf:model", *words[:-1], "other"]) == 2
+    words = ["--model", "hf:model", *words[:-1], "other"]
+    assert main(["score", f"hf:{tmp_path}/nowhere", *words]) == 2
     assert "nowhere cannot be loaded" in capsys.readouterr().err.splitlines()[-1]
 
 

@@ -1,9 +1,9 @@
 """Checkpoints of CIFAR as their publishers lay them out: every name, shape and answer.
 
-No such file is fetched. Instead each network is written down here a second time, from its publisher's description, as
-a plain sequence of operations on named weights: a `File` makes a weight when an operation first asks for it, under the
-name it has in the published file. So one pass through the network gives the file and the answers; then the file is
-loaded by its name alone and has to give the same.
+No such file is fetched. Instead each network is written down here a second time, from its publisher's
+description, as a plain sequence of operations on named weights: a `File` makes a weight when an operation
+first asks for it, under the name it has in the published file. So one pass through the network gives the
+file and the answers; then the file is loaded by its name alone and has to give the same.
 """
 from functools import partial
 
@@ -26,7 +26,7 @@ class File:
     def __init__(self): self.state, self.rng = {}, torch.Generator().manual_seed(0)
 
     def get(self, name, shape, low, high):
-        if name not in self.state: self.state[name] = torch.rand(shape, generator=self.rng)*(high - low) + low
+        if name not in self.state: self.state[name] = low + (high - low)*torch.rand(shape, generator=self.rng)
         return self.state[name]
 
     def conv(self, x, name, o, k=3, stride=1, pad=None, groups=1, bias=False):
@@ -38,8 +38,8 @@ class File:
 
     def bn(self, x, name):
         c = x.shape[1:2]
-        mean, var = self.get(f"{name}.running_mean", c, -.1, .1), self.get(f"{name}.running_var", c, .8, 1.2)
-        weight, bias = self.get(f"{name}.weight", c, .8, 1.2), self.get(f"{name}.bias", c, -.1, .1)
+        mean, bias = (self.get(f"{name}.{k}", c, -.1, .1) for k in ("running_mean", "bias"))
+        var, weight = (self.get(f"{name}.{k}", c, .8, 1.2) for k in ("running_var", "weight"))
         self.state.setdefault(f"{name}.num_batches_tracked", torch.tensor(7))
         return F.batch_norm(x, mean, var, weight, bias)
 
@@ -75,7 +75,9 @@ def kuangliu_vgg(f, x, n): return f.linear(vgg_features(f, x, VGG16), "classifie
 
 def mobilenet(f, x, n):
     "The width 1: channels are the paper's own"
-    def relu6(x, name, *args, **more): return F.relu6(f.bn(f.conv(x, f"{name}.0", *args, **more), f"{name}.1"))
+    def relu6(x, name, *args, **more):
+        return F.relu6(f.bn(f.conv(x, f"{name}.0", *args, **more), f"{name}.1"))
+
     x, k = relu6(x, "features.0", 32), 1
     for t, c, times, stride in ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2),
                                 (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)):
@@ -97,10 +99,12 @@ def shufflenet(f, x, n):
             name, half, stride = f"stage{stage}.{k}", c//2, 1 if k else 2
             a, b = x.chunk(2, 1) if k else (x, x)
             if not k:
-                a = f.bn(f.conv(a, f"{name}.branch1.0", a.shape[1], stride=2, groups=a.shape[1]), f"{name}.branch1.1")
+                n_in = a.shape[1]
+                a = f.bn(f.conv(a, f"{name}.branch1.0", n_in, stride=2, groups=n_in), f"{name}.branch1.1")
                 a = F.relu(f.bn(f.conv(a, f"{name}.branch1.2", half, 1), f"{name}.branch1.3"))
             b = F.relu(f.bn(f.conv(b, f"{name}.branch2.0", half, 1), f"{name}.branch2.1"))
-            b = f.bn(f.conv(b, f"{name}.branch2.3", half, stride=stride, groups=half), f"{name}.branch2.4")
+            b = f.conv(b, f"{name}.branch2.3", half, stride=stride, groups=half)
+            b = f.bn(b, f"{name}.branch2.4")
             b = F.relu(f.bn(f.conv(b, f"{name}.branch2.5", half, 1), f"{name}.branch2.6"))
             x = torch.stack([a, b], 2).flatten(1, 2)  # one channel of each in turn
     x = F.relu(f.bn(f.conv(x, "conv5.0", 1024, 1), "conv5.1"))
@@ -109,9 +113,9 @@ def shufflenet(f, x, n):
 
 def repvgg(f, x, n):
     "A0"
-    stages = [("stage0", 48, 1)] + [(f"stage{s}.{k}", c, 2 if k == 0 and s > 1 else 1)
-                                    for s, c, times in ((1, 48, 2), (2, 96, 4), (3, 192, 14), (4, 1280, 1))
-                                    for k in range(times)]
+    sizes = (1, 48, 2), (2, 96, 4), (3, 192, 14), (4, 1280, 1)
+    stages = [(f"stage{s}.{k}", c, 2 if k == 0 and s > 1 else 1) for s, c, times in sizes for k in range(times)]
+    stages = [("stage0", 48, 1), *stages]
     for name, c, stride in stages:
         y = f.bn(f.conv(x, f"{name}.rbr_dense.conv", c, stride=stride), f"{name}.rbr_dense.bn")
         y = y + f.bn(f.conv(x, f"{name}.rbr_1x1.conv", c, 1, stride), f"{name}.rbr_1x1.bn")
@@ -137,15 +141,21 @@ def kuangliu_resnet(f, x, n, blocks, wide=False):
     for s, (c, times) in enumerate(zip((64, 128, 256, 512), blocks), 1):
         for k in range(times):
             name, stride = f"layer{s}.{k}", 2 if s > 1 and k == 0 else 1
-            sizes = [(c, 1, 1), (c, 3, stride), (4*c, 1, 1)] if wide else [(c, 3, stride), (c, 3, 1)]
+            narrow, sizes = [(c, 3, stride), (c, 3, 1)], [(c, 1, 1), (c, 3, stride), (4*c, 1, 1)]
             y = x
-            for j, (o, side, step) in enumerate(sizes, 1):
-                y = f.bn(f.conv(F.relu(y) if j > 1 else y, f"{name}.conv{j}", o, side, step), f"{name}.bn{j}")
+            for j, (o, side, step) in enumerate(sizes if wide else narrow, 1):
+                if j > 1: y = F.relu(y)
+                y = f.bn(f.conv(y, f"{name}.conv{j}", o, side, step), f"{name}.bn{j}")
             short = x
             if x.shape != y.shape:
-                short = f.bn(f.conv(x, f"{name}.shortcut.0", o, 1, stride), f"{name}.shortcut.1")
+                short = two_layers(f, x, f"{name}.shortcut", o, stride)
             x = F.relu(y + short)
     return f.linear(F.avg_pool2d(x, 4).flatten(1), "linear", n)
+
+
+def two_layers(f, x, name, o, stride):
+    "A convolution of 1 x 1 and a batch norm"
+    return f.bn(f.conv(x, f"{name}.0", o, 1, stride), f"{name}.1")
 
 
 def cifar_resnet(f, x, n, names, option):
@@ -159,7 +169,7 @@ def cifar_resnet(f, x, n, names, option):
             y = f.bn(f.conv(y, f"{name}.conv2", c), f"{name}.bn2")
             if stride == 1: short = x
             elif option == "A": short = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, c//4, c//4))
-            else: short = f.bn(f.conv(x, f"{name}.{short_name}.0", c, 1, 2), f"{name}.{short_name}.1")
+            else: short = two_layers(f, x, f"{name}.{short_name}", c, 2)
             x = F.relu(y + short)
     return f.linear(x.mean((2, 3)), last, n)
 
@@ -179,10 +189,11 @@ def augmix_resnext(f, x, n):
         for k in range(3):
             name, stride = f"module.stage_{s}.{k}", 2 if s > 1 and k == 0 else 1
             y = F.relu(f.bn(f.conv(x, f"{name}.conv_reduce", 2*c, 1), f"{name}.bn_reduce"))
-            y = F.relu(f.bn(f.conv(y, f"{name}.conv_conv", 2*c, stride=stride, groups=4), f"{name}.bn"))
+            y = f.conv(y, f"{name}.conv_conv", 2*c, stride=stride, groups=4)
+            y = F.relu(f.bn(y, f"{name}.bn"))
             y = f.bn(f.conv(y, f"{name}.conv_expand", 4*c, 1), f"{name}.bn_expand")
             short = x
-            if k == 0: short = f.bn(f.conv(x, f"{name}.downsample.0", 4*c, 1, stride), f"{name}.downsample.1")
+            if k == 0: short = two_layers(f, x, f"{name}.downsample", 4*c, stride)
             x = F.relu(y + short)
     return f.linear(F.avg_pool2d(x, 8).flatten(1), "module.classifier", n)
 
@@ -194,13 +205,16 @@ def augmix_wrn(f, x, n):
             name, stride = f"module.block{s}.layer.{k}", 2 if s > 1 and k == 0 else 1
             a = F.relu(f.bn(x, f"{name}.bn1"))
             y = F.relu(f.bn(f.conv(a, f"{name}.conv1", c, stride=stride), f"{name}.bn2"))
-            x = f.conv(y, f"{name}.conv2", c) + (x if k else f.conv(a, f"{name}.convShortcut", c, 1, stride))
+            short = x if k else f.conv(a, f"{name}.convShortcut", c, 1, stride)
+            x = f.conv(y, f"{name}.conv2", c) + short
     return f.linear(F.avg_pool2d(F.relu(f.bn(x, "module.bn1")), 8).flatten(1), "module.fc", n)
 
 
 RESNET20 = partial(cifar_resnet, names=("shortcut", "linear"), option="A")
 HUB_RESNET20 = partial(cifar_resnet, names=("downsample", "fc"), option="B")
-FILES = {  # what it is: (the network, its name here, how many classes, normalisation, the mean that has to be named)
+KL_18, KL_50 = (partial(kuangliu_resnet, blocks=blocks, wide=wide)
+                for blocks, wide in (((2, 2, 2, 2), False), ((3, 4, 6, 3), True)))
+FILES = {  # what it is: (network, its name here, classes, normalisation, the mean that has to be named)
     "chenyaofo vgg11_bn": (partial(hub_vgg, layout=VGG11), "vgg11_bn", 10, CIFAR, None),
     "chenyaofo vgg16_bn": (partial(hub_vgg, layout=VGG16), "vgg16_bn", 100, CIFAR100, None),
     "chenyaofo mobilenetv2_x1_0": (mobilenet, "mobilenetv2_x1_0", 10, CIFAR, None),
@@ -208,8 +222,8 @@ FILES = {  # what it is: (the network, its name here, how many classes, normalis
     "chenyaofo repvgg_a0": (repvgg, "repvgg_a0", 10, CIFAR, None),
     "chenyaofo resnet20": (HUB_RESNET20, "resnet20", 10, CIFAR, "cifar10_per_image"),
     "kuangliu PreActResNet18": (preact, "preact_resnet18", 10, CIFAR, None),
-    "kuangliu ResNet18": (partial(kuangliu_resnet, blocks=(2, 2, 2, 2)), "resnet18", 10, CIFAR, "cifar10_per_image"),
-    "kuangliu ResNet50": (partial(kuangliu_resnet, blocks=(3, 4, 6, 3), wide=True), "resnet50", 10, CIFAR, None),
+    "kuangliu ResNet18": (KL_18, "resnet18", 10, CIFAR, "cifar10_per_image"),
+    "kuangliu ResNet50": (KL_50, "resnet50", 10, CIFAR, None),
     "kuangliu VGG16": (kuangliu_vgg, "vgg16", 10, CIFAR, "cifar10_per_image"),
     "akamaster resnet20": (RESNET20, "resnet20", 10, IMAGENET, None),
     "AugMix allconv": (augmix_allconv, "allconv_augmix", 10, HALF, None),
@@ -245,9 +259,9 @@ def test_a_file_of_another_network_is_refused(theirs, ours, tmp_path):
 def test_the_command_line_lists_the_models(capsys):
     assert main(["models"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert ["vgg16_bn", "15,253,578", "32", "cifar10_per_image", "chenyaofo"] in [line.split() for line in lines]
+    assert "vgg16_bn 15,253,578 32 cifar10_per_image chenyaofo" in [" ".join(line.split()) for line in lines]
     assert main(["models", "--source", "torchvision"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert ["torchvision:resnet18", "11,689,512", "224", "torchvision"] in [line.split() for line in lines]
+    assert "torchvision:resnet18 11,689,512 224 torchvision" in [" ".join(line.split()) for line in lines]
     assert main(["models", "--source", "hub"]) == 2
     assert "--source hub is not known" in capsys.readouterr().err

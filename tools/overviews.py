@@ -20,7 +20,7 @@ GROUPS = {  # group of rooms: its rooms, from left to right
     "Foundations": "late core randomness tables runs",
     "Images and classifiers":
         "pictures items columns images image_sets hub_data folders learners data loaders "
-        "networks zoo checkpoints models hub_models sources pretrained catalogue named folding inference "
+        "networks checkpoints zoo models hub_models sources pretrained catalogue named folding inference "
         "callbacks together training",
     "Weak samples": "neighbors search scoring weak corrections",
     "Perturbations":
@@ -30,10 +30,10 @@ GROUPS = {  # group of rooms: its rooms, from left to right
         "estimation outcomes measurement monitoring validation augmentation peers terms heads "
         "averaging fine_tuning guidance watch strategies enhancement",
     "Evaluation":
-        "archives corrupted_sets corrupted_copies evaluation rounds benchmark differences "
+        "archives corrupted_sets corrupted_copies shifted_sets evaluation rounds benchmark differences "
         "checkup",
     "Doors":
-        "setup loop checks findings words figures gallery sections report comparison gate "
+        "setup loop shifts checks findings words figures gallery sections report comparison gate "
         "commands cli all"}
 ENTRIES_SHOWN = 6  # entries of a table that stand for it where its line of code says nothing
 

@@ -17,7 +17,6 @@ from .hub_data import *
 from .data import *
 from .loaders import *
 from .networks import *
-from .zoo import *
 from .checkpoints import *
 from .models import *
 from .hub_models import *
@@ -48,6 +47,7 @@ from .fine_tuning import *
 from .enhancement import *
 from .corrupted_sets import *
 from .corrupted_copies import *
+from .shifted_sets import *
 from .evaluation import *
 from .rounds import *
 from .benchmark import *
@@ -57,12 +57,12 @@ from .checkup import *
 _rooms = (
     wrnb.late, wrnb.core, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.columns,
     wrnb.hub_data, wrnb.data, wrnb.loaders, wrnb.networks, wrnb.checkpoints,
-    wrnb.models, wrnb.hub_models, wrnb.pretrained, wrnb.inference, wrnb.training,
+    wrnb.models, wrnb.hub_models, wrnb.pretrained, wrnb.catalogue, wrnb.inference, wrnb.training,
     wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.corrections,
     wrnb.exchange, wrnb.c_bar, wrnb.arrays, wrnb.corruptions, wrnb.transforms,
     wrnb.attacks, wrnb.closeups, wrnb.shelf, wrnb.workbench, wrnb.estimation,
     wrnb.outcomes, wrnb.measurement, wrnb.monitoring, wrnb.validation, wrnb.fine_tuning,
-    wrnb.enhancement, wrnb.corrupted_sets, wrnb.corrupted_copies, wrnb.evaluation,
-    wrnb.rounds, wrnb.benchmark, wrnb.differences, wrnb.checkup,
+    wrnb.enhancement, wrnb.corrupted_sets, wrnb.corrupted_copies,
+    wrnb.shifted_sets, wrnb.evaluation, wrnb.rounds, wrnb.benchmark, wrnb.differences, wrnb.checkup,
 )
 __all__ = [name for room in _rooms for name in room.__all__]

@@ -19,7 +19,7 @@ from .runs import Run
 from .learners import images_of
 from .models import untouched
 from .inference import check_precision
-from .corruptions import CORRUPTIONS
+from .corruptions import CORRUPTIONS, COUNTED, SETS
 from .outcomes import Outcomes, read_outcomes, save_outcomes
 from .measurement import (
     as_tuple, count_classes, error_table, panel_of, warn_of_chance, weighted_error)
@@ -132,11 +132,11 @@ ALEXNET_ERRORS = dict(  # on ImageNet-C, mean over severities (Hendrycks and Die
 def _counted_rows(evaluation):
     "The rows that a corruption error is made of: the 15 corruptions, or the ten of C-bar"
     t = evaluation.table
-    bar = t.family == "c-bar"
+    bar = t.family.isin(SETS)
     t = t[bar | t.perturbation.isin(FIFTEEN) & t.family.isin(list(CORRUPTIONS))]
     if not len(t): raise WrnbError("the table has no corruptions: evaluate with some first")
-    if bar.any() and (t.family != "c-bar").any():
-        raise WrnbError("the table holds C-bar next to the common corruptions: "
+    if bar.any() and t.family[bar].nunique() + (~bar).any() > 1:
+        raise WrnbError("the table holds C-bar or 3DCC next to other corruptions: "
                         "keep them in tables of their own")
     twice = t[t.duplicated(["model", "perturbation", "severity"])]
     for r in twice[:1].itertuples():
@@ -240,7 +240,7 @@ def summary(self:Evaluation,
 def _corruption_columns(evaluation, of):
     "Corruption error, if they exist mce and relative mce, and each family's error; or an end of their intervals"
     t = evaluation.table
-    if not t.family.isin([*CORRUPTIONS, "c-bar"]).any(): return []
+    if not t.family.isin(COUNTED).any(): return []
     columns = [evaluation.corruption_error()[of].rename("corruption_error")]
     whole = (_counted_rows(evaluation).groupby("model").size() == 75).all()
     if evaluation.kind == "ImageNet-C" and whole:
@@ -274,7 +274,7 @@ def other_twelve(self:Evaluation)->pd.Series: # model -> error in percent
 @patch
 def by_corruption(self:Evaluation)->pd.DataFrame: # one row per corruption, one column per model
     "Error of every model under every corruption, in percent, mean over severities"
-    t = self.table[self.table.family.isin([*CORRUPTIONS, "c-bar"])]
+    t = self.table[self.table.family.isin(COUNTED)]
     by = ["model", "perturbation"]
     if self._is_adjusted: t = self._weighted(_mean_weights(t, by), "error", by).reset_index()
     errors = t.pivot_table(index="perturbation", columns="model", values="error", sort=False)

@@ -61,7 +61,7 @@ COMMANDS = dict(
         "wrnb enhance runs/c10 --strategy reva --epochs 3",
         "loop.Loop loop.Loop.enhance"),
     evaluate=Command(_evaluate,
-        "measure every model of the run on the test images, or on a corrupted set",
+        "measure every model of the run on the test images, on a corrupted set, or on another test set",
         "wrnb evaluate runs/c10 --on CIFAR-10-C; a model by itself: "
         "wrnb evaluate runs/r20 --data cifar10 --model resnet20@resnet20.th --on CIFAR-10-C",
         "setup.Setup loop.Loop loop.Loop.evaluate loop.Loop.evaluate_on:folder"),

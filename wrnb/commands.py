@@ -16,7 +16,7 @@ import wrnb
 # %% ../nbs/76_commands.ipynb #0fcadceb
 def _import_rooms():
     "Import the rooms that do the work; from then on they are `wrnb.core`, `wrnb.loop`, ..."
-    for room in ("corrupted_copies", "catalogue"): import_module(f"wrnb.{room}")
+    for room in ("corrupted_copies", "catalogue", "shifts"): import_module(f"wrnb.{room}")
     for room in ("gate", "comparison", "checks"): import_module(f"wrnb.{room}")  # which import all the others
 
 # %% ../nbs/76_commands.ipynb #bdd764d8
@@ -97,8 +97,17 @@ def _say_errors(loop, evaluation):
     loop.say(f"\nErrors in percent on {n} test images:\n{table}")
     if evaluation.outcomes and len(evaluation.models) > 1: loop.say(f"\n{evaluation.verdict()}")
 
+def _say_shifts(loop, table):
+    "Say the table of errors on other test sets"
+    shares = ["error", "low", "high"]
+    percent = table.assign(**{k: (100*table[k]).round(1) for k in shares}).drop(columns="n_wrong")
+    title = "Top-1 error in percent over each set's own classes, with 95 % intervals"
+    loop.say(f"\n{title}:\n{percent.to_string(index=False)}")
+
 def _evaluate(given):
     loop, given = _open_or_begin(given)
+    sets = loop.shifted(given["folder"]) if "folder" in given else []
+    if sets: return _say_shifts(loop, loop.evaluate_shifts(given["folder"], sets))
     evaluation = _call(loop.evaluate_on if "folder" in given else loop.evaluate, given)
     _say_errors(loop, evaluation)
     for model, r in evaluation.corruption_error().iterrows():

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 from .core import WrnbError, as_path, check_choice, check_range
 from .tables import write_atomic
 from .runs import Run
-from .corruptions import CORRUPTIONS
+from .corruptions import COUNTED
 from .benchmark import read_evaluation
 
 # %% ../nbs/75_gate.ipynb #e0c8d733
@@ -66,7 +66,7 @@ def _figures(folder, of):
     rows = {"clean": row for _, row in clean.iterrows()}
     rows["corruption"] = evaluation.corruption_error().loc[model]
     families = evaluation.by_family().loc[model]
-    rows |= {family: row for family, row in families.iterrows() if family in [*CORRUPTIONS, "c-bar"]}
+    rows |= {family: row for family, row in families.iterrows() if family in COUNTED}
     return {name: (r.error, r.low, r.high, int(r.n)) for name, r in rows.items()}
 
 def _limits(max_error):

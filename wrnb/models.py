@@ -23,8 +23,7 @@ from torch import nn
 from .late import is_a
 from .core import WrnbError, as_path, check_choice
 from .tables import write_atomic
-from .zoo import STATS
-from .checkpoints import by_our_names, check_shapes, first_of, is_plain, state_in
+from .checkpoints import STATS, by_our_names, check_shapes, first_of, is_plain, state_in
 
 # %% ../nbs/17_models.ipynb #b058c539
 _all_ = ["STATS"]

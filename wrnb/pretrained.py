@@ -16,8 +16,8 @@ from torch import nn
 from .core import as_path, check_whole, wilson
 from .learners import class_order
 from .networks import CifarResNet
-from .zoo import STATS, network_of
-from .checkpoints import by_our_names, state_in
+from .checkpoints import STATS, by_our_names, state_in
+from .zoo import network_of
 from .models import IMAGENET_STATS, PixelModel, as_model, load_state, part_of, read_file
 from .sources import (
     SOURCES, WNIDS, Network, fit_heads, input_size, names_known_to, place_of, source_of, swap_heads, with_outputs)

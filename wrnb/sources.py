@@ -16,7 +16,8 @@ import torchvision
 
 from .core import WrnbError
 from .networks import MODELS
-from .zoo import STATS, network_of
+from .checkpoints import STATS
+from .zoo import network_of
 from .hub_models import hub_facts, hub_network
 
 # %% ../nbs/19_sources.ipynb #dbac563a
