@@ -27,10 +27,10 @@ GROUPS = {  # group of rooms: its rooms, from left to right
         "splines exchange c_bar arrays corruptions imagecorruptions transforms attacks "
         "closeups shelf workbench",
     "Weaknesses":
-        "estimation outcomes measurement monitoring validation augmentation peers terms heads "
+        "estimation calibration outcomes measurement monitoring validation augmentation peers terms heads "
         "averaging fine_tuning guidance watch strategies enhancement",
     "Evaluation":
-        "archives corrupted_sets corrupted_copies shifted_sets evaluation rounds benchmark differences "
+        "archives corrupted_sets corrupted_copies shifted_sets evaluation rounds benchmark differences reliability "
         "checkup",
     "Doors":
         "setup loop shifts checks findings words figures gallery sections report comparison gate "

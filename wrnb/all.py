@@ -39,6 +39,7 @@ from .closeups import *
 from .shelf import *
 from .workbench import *
 from .estimation import *
+from .calibration import *
 from .outcomes import *
 from .measurement import *
 from .monitoring import *
@@ -52,6 +53,7 @@ from .evaluation import *
 from .rounds import *
 from .benchmark import *
 from .differences import *
+from .reliability import *
 from .checkup import *
 
 _rooms = (
@@ -60,9 +62,10 @@ _rooms = (
     wrnb.models, wrnb.hub_models, wrnb.pretrained, wrnb.catalogue, wrnb.inference, wrnb.training,
     wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.corrections,
     wrnb.exchange, wrnb.c_bar, wrnb.arrays, wrnb.corruptions, wrnb.transforms,
-    wrnb.attacks, wrnb.closeups, wrnb.shelf, wrnb.workbench, wrnb.estimation,
+    wrnb.attacks, wrnb.closeups, wrnb.shelf, wrnb.workbench, wrnb.estimation, wrnb.calibration,
     wrnb.outcomes, wrnb.measurement, wrnb.monitoring, wrnb.validation, wrnb.fine_tuning,
     wrnb.enhancement, wrnb.corrupted_sets, wrnb.corrupted_copies,
-    wrnb.shifted_sets, wrnb.evaluation, wrnb.rounds, wrnb.benchmark, wrnb.differences, wrnb.checkup,
+    wrnb.shifted_sets, wrnb.evaluation, wrnb.rounds, wrnb.benchmark, wrnb.differences,
+    wrnb.reliability, wrnb.checkup,
 )
 __all__ = [name for room in _rooms for name in room.__all__]

@@ -23,6 +23,7 @@ from .corruptions import CORRUPTIONS, COUNTED, SETS
 from .outcomes import Outcomes, read_outcomes, save_outcomes
 from .measurement import (
     as_tuple, count_classes, error_table, panel_of, warn_of_chance, weighted_error)
+from .calibration import recording
 from .corrupted_sets import FIFTEEN
 from wrnb.evaluation import (
     attacks_on, by_name, cells_of, check_different, first_images, images_to_measure, prepared, record_of,
@@ -70,6 +71,7 @@ def evaluate(
     half_width:float=None, # add images until the corruption error's 95 % interval is +- so many points
     against:str=None, # a model: then the differences of the others to it have to be known so well
     adjust:bool=True, # if a part is measured, adjust by what one clean pass tells of every image
+    confidences:bool=False, # keep how confident each answer was, for `Evaluation.calibration`
 )->Evaluation:
     "Errors of each model: clean, corrupted, attacked; the attacks of a radius share their images for the worst case"
     models, test, run = by_name(models), images_to_measure(test), Run(out) if out else None
@@ -79,11 +81,10 @@ def evaluate(
                  half_width=half_width, against=against, fit_on=fit_on, adjust=adjust)
     with untouched(*models.values()):
         nets = prepared(models, test, how["device"])
-        families = families and list(as_tuple(families))
-        record = record_of(nets, test, cells, kinds, how["device"]) | job.record | dict(
-            families=families, seed=how["seed"], precision=precision)
+        record = record_of(nets, test, cells, kinds, how["device"]) | job.record | _asked(
+            families, how["seed"], precision, confidences)
         if run and not run.claim("evaluate", record, how["device"]): return read_evaluation(run.path)
-        panel = panel_of(nets, precision, compile, **how)
+        panel = recording(panel_of(nets, precision, compile, **how), confidences)
         outcomes, images = job.measure(panel, run and run.parts("evaluate"))
         table = with_intervals(error_table(outcomes.cells), outcomes)
         warn_of_chance(table, models, count_classes(panel.models[table.model[0]], first_images(test), how["device"]))
@@ -94,6 +95,11 @@ def _computing(seed, batch_size, workers, device):
     "How it is computed; raise `WrnbError` if that cannot be"
     return dict(seed=check_whole("seed", seed, 0), batch_size=check_whole("batch_size", batch_size, 1),
                 workers=check_whole("workers", workers, 0), device=pick_device(device))
+
+def _asked(families, seed, precision, confidences):
+    "What else the run folder records"
+    more = dict(confidences=True) if confidences else {}
+    return dict(families=families and list(as_tuple(families)), seed=seed, precision=precision) | more
 
 def _kept(run, record, table, outcomes, images):
     "The evaluation; in a run folder it is saved, and the stage noted as done"

@@ -19,7 +19,7 @@ from .tables import write_atomic
 from .runs import Run
 from .corruptions import COUNTED
 from .benchmark import read_evaluation
-import wrnb.differences  # gives `Evaluation` its figures
+from .differences import Evaluation
 
 # %% ../nbs/75_gate.ipynb #e0c8d733
 PASSED, FAILED, UNCLEAR = "passed", "failed", "not enough images to tell"
@@ -127,7 +127,7 @@ def _paired_outcomes(folders, of):
     if not _alike(*cells): return None
     known = {name: e.outcomes.known[m] for e, m, name in zip(both, models, _NAMES) if m in e.outcomes.known}
     outcomes = replace(both[0].outcomes, cells=pd.concat(cells, ignore_index=True), known=known)
-    return outcomes, both[0]._figures(models[0])
+    return outcomes, Evaluation._figures(both[0], models[0])
 
 # %% ../nbs/75_gate.ipynb #40e0e272
 def _difference(name, ours, theirs, margin):
