@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from .late import late
 from .core import WrnbError, check_pixels, plain_number
-from .randomness import fold_in, image_keys, normal, uniform
+from .randomness import _keys_of_levels, fold_in, normal, uniform
 from .c_bar import MAKERS, bar_names, magnitudes_of
 from .arrays import picture_like, pixels_of
 
@@ -208,7 +208,8 @@ def _speckle_noise(x, c, keys): return normal(keys, x.shape[1:]).mul_(c).add_(1)
 def _impulse_noise(x, c, keys):
     u = uniform(keys, x.shape[1:])
     white = torch.lt(u, c/2, out=torch.empty_like(x))
-    return torch.where(u >= c, x, white, out=u)
+    kept = torch.ge(u, c, out=u)
+    return x.mul_(kept).add_(white)
 
 # %% ../nbs/35_corruptions.ipynb #5ea6c853
 @lru_cache(maxsize=16)
@@ -379,20 +380,27 @@ def _frost(x, c, keys):
     return x.mul_(keep).add_(torch.stack(pieces).mul_(weight))
 
 # %% ../nbs/35_corruptions.ipynb #2235ccb8
+def _woven(a, b, c, d):
+    "Four pictures [N, s, s] as one of [N, 2s, 2s]: `a` where row and column are even, `b` to its right, `c` below"
+    above, below = (torch.stack(pair, -1).flatten(-2) for pair in ((a, b), (c, d)))
+    return torch.stack([above, below], 2).flatten(1, 2)
+
+def _halved(corner, u, wibble):
+    "A plasma with a point more between any two; `u` are the random steps"
+    def between(total, own): return total/4 + wibble**2*own
+    square = corner + corner.roll(-1, 1)
+    centre = between(square + square.roll(-1, 2), u[:, 1::2, 1::2])
+    right = between(centre + centre.roll(1, 1) + corner + corner.roll(-1, 2), u[:, ::2, 1::2])
+    below = between(centre + centre.roll(1, 2) + corner + corner.roll(-1, 1), u[:, 1::2, ::2])
+    return _woven(corner, right, below, centre)
+
 def _plasma(keys, side, decay):
     "Plasma fractals [N, side, side] in [0,1]; `decay` divides the random step at each halving"
     u = uniform(keys, (side, side), -1, 1)
-    m = torch.zeros(*keys.shape, side, side, device=keys.device)
-    step, wibble = side, 100.
-    def fill(rows, cols, total): m[:, rows, cols] = total/4 + wibble**2*u[:, rows, cols]
-    while step >= 2:
-        on, mid = slice(None, None, step), slice(step//2, None, step)
-        corner = m[:, on, on]
-        square = corner + corner.roll(-1, 1)
-        fill(mid, mid, square + square.roll(-1, 2))
-        centre = m[:, mid, mid]
-        fill(on, mid, centre + centre.roll(1, 1) + corner + corner.roll(-1, 2))
-        fill(mid, on, centre + centre.roll(1, 2) + corner + corner.roll(-1, 1))
+    m = torch.zeros(*keys.shape, 1, 1, device=keys.device)
+    step, wibble = side//2, 100.
+    while step:
+        m = _halved(m, u[:, ::step, ::step], wibble)
         step, wibble = step//2, wibble/decay
     m -= m.amin((1, 2), keepdim=True)
     return m/m.amax((1, 2), keepdim=True)
@@ -655,8 +663,8 @@ def _corrupt_piece(x, name, severity, c, seed, out):
     "Corrupt some images into `out`"
     x = check_pixels(x).detach().float().contiguous().mul(255).round_()
     if name in _ON_BYTES: return _MAKERS[name](x, c, out)
+    keys = None if name in _STILL else fold_in(_keys_of_levels(x.flatten(1), seed), name, severity)
     x.div_(255)
-    keys = None if name in _STILL else fold_in(image_keys(x, seed), name, severity)
     _truncate(_MAKERS[name](x, c, keys), out)
 
 def _constants(name, preset):
