@@ -382,7 +382,7 @@ def _frost(x, c, keys):
 # %% ../nbs/35_corruptions.ipynb #2235ccb8
 def _woven(a, b, c, d):
     "Four pictures [N, s, s] as one of [N, 2s, 2s]: `a` where row and column are even, `b` to its right, `c` below"
-    above, below = (torch.stack(pair, -1).flatten(-2) for pair in ((a, b), (c, d)))
+    above, below = (torch.view_as_real(torch.complex(*pair)).flatten(-2) for pair in ((a, b), (c, d)))
     return torch.stack([above, below], 2).flatten(1, 2)
 
 def _halved(corner, u, wibble):
