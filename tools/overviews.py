@@ -20,17 +20,17 @@ GROUPS = {  # group of rooms: its rooms, from left to right
     "Foundations": "late core progress randomness tables runs",
     "Images and classifiers":
         "pictures items columns images image_sets hub_data folders learners data loaders "
-        "networks checkpoints models hub_models sources pretrained folding inference "
+        "networks checkpoints zoo models hub_models sources pretrained catalogue named folding inference "
         "callbacks together training",
     "Weak samples": "neighbors search scoring weak corrections",
     "Perturbations":
         "splines exchange c_bar arrays corruptions imagecorruptions transforms attacks "
         "closeups shelf workbench",
     "Weaknesses":
-        "estimation outcomes measurement monitoring validation augmentation peers terms heads "
+        "estimation calibration outcomes measurement monitoring validation augmentation peers terms heads "
         "averaging fine_tuning guidance watch strategies enhancement",
     "Evaluation":
-        "archives corrupted_sets corrupted_copies evaluation rounds benchmark differences "
+        "archives corrupted_sets corrupted_copies shifted_sets evaluation rounds benchmark differences reliability "
         "checkup",
     "Doors":
         "setup loop times checks findings words figures gallery sections report comparison gate "

@@ -16,7 +16,7 @@ from scipy.stats import t as student
 
 from .core import WrnbError, check_choice
 from .weak import new_figure
-from .corruptions import CORRUPTIONS
+from .corruptions import COUNTED
 from .estimation import Estimate
 from .benchmark import ALEXNET_ERRORS, Evaluation, _counted_rows
 
@@ -78,7 +78,7 @@ def _figures(self:Evaluation, model):
     t = self.table[self.table.model == model]
     clean = t[t.family == "clean"]
     figures = {"clean": clean.assign(weight=1.)} if len(clean) else {}
-    if t.family.isin([*CORRUPTIONS, "c-bar"]).any():
+    if t.family.isin(COUNTED).any():
         rows = _counted_rows(self)
         figures |= _corruption_figures(rows[rows.model == model], self.kind)
     if "mce" in figures and len(clean): figures["relative_mce"] = _relative(figures["mce"], clean)

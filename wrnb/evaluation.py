@@ -26,6 +26,7 @@ from .inference import check_classifier
 from .corruptions import corruptions, pick_preset
 from .attacks import attacks
 from .estimation import Dealer, design
+from .calibration import with_confidences
 from .outcomes import Outcomes, known_images
 from .measurement import (
     Clean, as_tuple, attack_rows, clean_rows, corruption_rows, count_classes, labels_in)
@@ -262,7 +263,8 @@ def corruption_parts(
     name:str="", # what the names of the parts end in
 )->dict: # name of a part -> function that gives its cells
     "One part per corruption and severity"
-    def rows(p, images): return corruption_rows(panel, p, _some(images(), dealt[p]), dealt[p])
+    def rows(p, images):
+        return with_confidences(panel, corruption_rows(panel, p, _some(images(), dealt[p]), dealt[p]))
     return {f"outcomes-{p.name}-{p.severity}{name}": partial(rows, p, images) for p, images in cells if p in dealt}
 
 def clean_parts(
@@ -272,8 +274,8 @@ def clean_parts(
 )->dict: # name of a part -> function that gives its cells
     "The part of the clean images, if there are any"
     def rows(p, images):
-        if index is None: return clean_rows(panel, images())
-        return corruption_rows(panel, p, _some(images(), index), index)
+        if index is None: return with_confidences(panel, clean_rows(panel, images()))
+        return with_confidences(panel, corruption_rows(panel, p, _some(images(), index), index))
     return {"outcomes-clean": partial(rows, p, images) for p, images in cells if p.family == "clean"}
 
 def attack_parts(
@@ -289,7 +291,7 @@ def attack_parts(
         return attack_rows(panel, some, _some(test, index), fit_on, index)
     return {f"outcomes-attacks-{eps*255:g}": partial(rows, eps) for eps in dict.fromkeys(p.eps for p in kinds)}
 
-_CELL = ["model", "family", "perturbation", "severity", "index", "wrong", "margin", "confidence"]
+_CELL = ["model", "family", "perturbation", "severity", "index", "wrong", "margin", "confidence", "top"]
 _IN_PARTS = dict(index="idxs", wrong="is_wrong")  # there a column holds arrays, not the answers themselves
 
 def measure(
@@ -313,7 +315,9 @@ def joined(
     def join(own):
         index = np.concatenate(list(own["index"]))
         order = np.argsort(index)
-        return own.iloc[0].to_dict() | dict(index=index[order], wrong=np.concatenate(list(own.wrong))[order])
+        kept = [name for name in ("wrong", "top") if name in own and isinstance(own[name].iloc[0], np.ndarray)]
+        arrays = {name: np.concatenate(list(own[name]))[order] for name in kept}
+        return own.iloc[0].to_dict() | dict(index=index[order]) | arrays
     both = pd.concat([cells, more], ignore_index=True)
     return pd.DataFrame([join(own) for _, own in both.groupby(key, sort=False)])
 

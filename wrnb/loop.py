@@ -381,7 +381,7 @@ def evaluate(self:Loop,
 @patch
 @delegates(wrnb.benchmark.evaluate, but=_MEASURE)
 def evaluate_on(self:Loop,
-    folder:str, # corrupted set in place of the test images: an official one, or one of wrnb corrupt
+    folder:str, # corrupted set in place of the test images, official or of wrnb corrupt; or another test set
     attacks:tuple=(), # a corrupted set takes none
     **kwargs,
 )->Evaluation:
