@@ -244,7 +244,8 @@ class Pool:
     )->PooledEstimate:
         "One figure of one model, mean over seeds"
         model = model or self.models[0]
-        return self._pooled({model: 1}, self.evaluations[0]._figure_rows(what, model), a=model, what=what)
+        e = self._pooled({model: 1}, self.evaluations[0]._figure_rows(what, model), a=model, what=what)
+        return replace(e, low=max(e.low, 0.), high=e.high if "mce" in what else min(e.high, 1.))
 
     def difference(self,
         a:str=None, # name of the model; None: the last

@@ -36,6 +36,7 @@ from .augmentation import augmix, jensen_shannon, random_crop, random_flip
 from .peers import hybrid, prime, random_color, random_displacement, random_filter
 from .terms import Consistency, Perturbed, TermsCallback, View, _label, _transforms, systematic
 from .heads import HeadFirstCallback
+from .fine_tuning import Gentle, KeepStatisticsCallback, gentle
 from .averaging import TradeOff, average, interpolate, trade_off
 from .guidance import GUIDES, PROTOCOLS, Guide, by_type, exposure, guidance, guiding_types, weakness
 from .watch import GuideCallback, _outcome, plot_guide
@@ -132,13 +133,18 @@ def _check_enhance(strategy, found, guide, head_epochs):
                         "give 0, or start one process")
 
 # %% ../nbs/56_enhancement.ipynb #030cad0e
-def _record(net, ds, part, *, transforms, drawn, settings):
+def _pace(ds, s):
+    "How to train on these images: as you asked on small ones, as a pretrained network likes it on large ones"
+    if not _is_large(ds): return Gentle(s["lr"], s["bs"], layer_lrs=1., keep_statistics=False)
+    return gentle(len(ds), s["lr"], s["bs"])
+
+def _record(net, ds, part, *, transforms, drawn, settings, pace):
     "Everything that a fine-tuned model depends on, as written in config.json"
     guided_by = {str(kind): round(share, 6) for kind, share in zip(*drawn)}
     shares = {name: round(share, 4) for name, share in by_type(*drawn).items()}
     return settings | dict(
         n=len(ds), n_selection=len(part), data=data_hash(ds), model=weights_hash(net),
-        transforms=[_label(t) for t in transforms], shares=shares, guided_by=guided_by)
+        pace=dict(lr=pace.lr, bs=pace.bs, layer_lrs=pace.layer_lrs), transforms=[_label(t) for t in transforms], shares=shares, guided_by=guided_by)
 
 # %% ../nbs/56_enhancement.ipynb #d5d1f73b
 _SETTINGS = ("epochs", "head_epochs", "lr", "bs", "protocol", "guide", "attack_share", "eps", "alpha",
@@ -191,7 +197,7 @@ def _tuned(net, base, images, *, plan, record, cbs):
     "A Learner, after `net` was fine-tuned in place or got the weights that the run folder has"
     strategy, run, (ds, part, test) = plan.strategy, plan.run, images
     stage, device = f"enhance {strategy}", plan.compute["device"]
-    same = {name: record[name] for name in ("lr", "bs", "seed", "precision")} | plan.compute
+    same = {name: record[name] for name in ("seed", "precision")} | record["pace"] | plan.compute
     if run and not run.claim(stage, record, device):
         learn = train(net, ds, test, epochs=0, **same)
         _finished(learn, run, strategy)
@@ -219,11 +225,12 @@ def _handed_back(twin, learn):
     return twin
 
 # %% ../nbs/56_enhancement.ipynb #36d2f5cf
-def _callbacks(plan, drawn, base, ds, part):
+def _callbacks(plan, drawn, base, ds, part, pace):
     "The callbacks of a fine-tuning: terms, head first, and for `reva` its guide"
     s = plan.settings
     terms = STRATEGIES[plan.strategy](*drawn, s["eps"], _is_large(ds), plan.recipe)
     cbs = [TermsCallback(terms, plan.transforms), HeadFirstCallback(s["head_epochs"])]
+    if pace.keep_statistics: cbs.append(KeepStatisticsCallback())
     if plan.strategy != "reva": return cbs
     watched = subset(part, range(min(200, len(part)))) if plan.recipe.watch else None
     guide = GuideCallback(_term_of(terms), base, watched, GUIDES[s["guide"]].follow, seed=s["seed"])
@@ -239,8 +246,9 @@ def _enhanced(model, found, ds, test, plan):
     base = copy.deepcopy(net).to(plan.compute["device"]).eval()
     settings = plan.settings | dict(recipe=vars(plan.recipe))
     transforms = _transforms(plan.transforms)
-    record = _record(net, ds, part, transforms=transforms, drawn=drawn, settings=settings)
-    cbs = _callbacks(plan, drawn, base, rest, part)
+    pace = _pace(rest, plan.settings)
+    record = _record(net, ds, part, transforms=transforms, drawn=drawn, settings=settings, pace=pace)
+    cbs = _callbacks(plan, drawn, base, rest, part, pace)
     learn = _tuned(net, base, (rest, part, test), plan=plan, record=record, cbs=cbs)
     return _handed_back(twin, learn) if twin else learn
 
@@ -252,8 +260,8 @@ def enhance(
     ds:Dataset=None, # training images; None takes the Learner's
     test:Dataset=None, # images to watch the training with; None takes the Learner's
     epochs:int=3, # times through the training images, 1 or more
-    lr:float=0.02, # peak learning rate, above 0
-    bs:int=128, # images per step, besides their extra views
+    lr:float=0.02, # peak learning rate, above 0; on large images as `gentle` makes it
+    bs:int=128, # images per step, besides their extra views; on large images as `gentle` makes it
     protocol:str="all", # corruptions that may guide: "all" (19), "extra" (four) or "paper" (the 15)
     guide:str="weaknesses", # what sets the shares: "weaknesses", "online", "uniform" or "paper"
     attack_share:float=0.1, # share of the attack among the perturbations, 0 to 1
