@@ -144,7 +144,8 @@ def _record(net, ds, part, *, transforms, drawn, settings, pace):
     shares = {name: round(share, 4) for name, share in by_type(*drawn).items()}
     return settings | dict(
         n=len(ds), n_selection=len(part), data=data_hash(ds), model=weights_hash(net),
-        pace=dict(lr=pace.lr, bs=pace.bs, layer_lrs=pace.layer_lrs), transforms=[_label(t) for t in transforms], shares=shares, guided_by=guided_by)
+        pace=dict(lr=pace.lr, bs=pace.bs, layer_lrs=pace.layer_lrs),
+        transforms=[_label(t) for t in transforms], shares=shares, guided_by=guided_by)
 
 # %% ../nbs/56_enhancement.ipynb #d5d1f73b
 _SETTINGS = ("epochs", "head_epochs", "lr", "bs", "protocol", "guide", "attack_share", "eps", "alpha",
@@ -225,9 +226,9 @@ def _handed_back(twin, learn):
     return twin
 
 # %% ../nbs/56_enhancement.ipynb #36d2f5cf
-def _callbacks(plan, drawn, base, ds, part, pace):
+def _callbacks(plan, drawn, base, images, pace):
     "The callbacks of a fine-tuning: terms, head first, and for `reva` its guide"
-    s = plan.settings
+    s, (ds, part) = plan.settings, images
     terms = STRATEGIES[plan.strategy](*drawn, s["eps"], _is_large(ds), plan.recipe)
     cbs = [TermsCallback(terms, plan.transforms), HeadFirstCallback(s["head_epochs"])]
     if pace.keep_statistics: cbs.append(KeepStatisticsCallback())
@@ -236,19 +237,25 @@ def _callbacks(plan, drawn, base, ds, part, pace):
     guide = GuideCallback(_term_of(terms), base, watched, GUIDES[s["guide"]].follow, seed=s["seed"])
     return [*cbs, guide]
 
-def _enhanced(model, found, ds, test, plan):
+def _parted(ds, select, seed):
+    "Images to train on, and images to choose by: those given, or a part of the training images"
+    if select is not None: return ds, select
+    apart = selection(_labels(ds), seed)
+    if not len(apart): return ds, []
+    return subset(ds, np.setdiff1d(np.arange(len(ds)), apart)), subset(ds, apart)
+
+def _enhanced(model, found, images, plan):
     "The fine-tuned copy of a model or Learner"
-    drawn, apart = plan.drawn(found), selection(_labels(ds), plan.settings["seed"])
-    rest = subset(ds, np.setdiff1d(np.arange(len(ds)), apart)) if len(apart) else ds
-    part = subset(ds, apart) if len(apart) else []
+    ds, test, select = images
+    drawn, (rest, part) = plan.drawn(found), _parted(ds, select, plan.settings["seed"])
     twin = _twin(model) if isinstance(model, Learner) else None
     net = as_model(twin or _copied(model)[0])
     base = copy.deepcopy(net).to(plan.compute["device"]).eval()
-    settings = plan.settings | dict(recipe=vars(plan.recipe))
+    settings = plan.settings | dict(recipe=vars(plan.recipe), select=select and data_hash(select))
     transforms = _transforms(plan.transforms)
     pace = _pace(rest, plan.settings)
     record = _record(net, ds, part, transforms=transforms, drawn=drawn, settings=settings, pace=pace)
-    cbs = _callbacks(plan, drawn, base, rest, part, pace)
+    cbs = _callbacks(plan, drawn, base, (rest, part), pace)
     learn = _tuned(net, base, (rest, part, test), plan=plan, record=record, cbs=cbs)
     return _handed_back(twin, learn) if twin else learn
 
@@ -259,6 +266,7 @@ def enhance(
     strategy:str="reva", # "standard", "augmix", "adversarial", "prime", "hybrid" or "reva"
     ds:Dataset=None, # training images; None takes the Learner's
     test:Dataset=None, # images to watch the training with; None takes the Learner's
+    select:Dataset=None, # images to choose alpha by, which the base hasn't seen; None: a tenth of `ds`
     epochs:int=3, # times through the training images, 1 or more
     lr:float=0.02, # peak learning rate, above 0; on large images as `gentle` makes it
     bs:int=128, # images per step, besides their extra views; on large images as `gentle` makes it
@@ -277,14 +285,15 @@ def enhance(
     precision:str="fp32", # "fp32" or "bf16"
     head_epochs:int=0, # number of initial epochs in which only the last layer is trained
 )->Learner: # like the Learner given, its model a tuned copy; for a module, a Learner on pixels
-    "Fine-tune a copy, `reva` as weaknesses say; a tenth of `ds` is set apart. Raise `WrnbError` on bad input"
+    "Fine-tune a copy, then step back to the base as `clean_budget` asks. Raise `WrnbError` on bad input"
     given = dict(locals())
     settings = _check_settings({name: given[name] for name in _SETTINGS})
     _check_enhance(strategy, found, guide, settings["head_epochs"])
     compute = dict(device=pick_device(device), workers=workers)
     with untouched():  # the random state is as before; the model is not used, but copied
         ds, test = images_of(model, ds), images_of(model, test, "valid")
+        select = None if select is None else images_of(model, select)
         check_classifier(model, ds, compute["device"])
         plan = _Plan(
             strategy, settings, recipe, transforms=transforms, run=out and Run(out), compute=compute)
-        return _enhanced(model, found, ds, test, plan)
+        return _enhanced(model, found, (ds, test, select), plan)

@@ -100,6 +100,7 @@ def test(self:Loop):
 def _read(self:Loop, limit):
     "Read the images, and say where they come from"
     train, test = self.setup.images(limit)
+    self._select, test = self.setup.laid_aside(test)
     if train.origin: self.say(f"data: {train.origin}")
     return train, test
 
@@ -289,7 +290,7 @@ def validation(self:Loop)->Validation:
     return Validation(table, read_json(self.run/"weaknesses.json").get("rule"), self.base, *self.data)
 
 # %% ../nbs/66_loop.ipynb #41f6374b
-_GUIDED = [*_OWN, "found", "test", "eps", "transforms", "recipe", "epochs"]
+_GUIDED = [*_OWN, "found", "test", "eps", "transforms", "recipe", "epochs", "select"]
 
 @patch
 @delegates(wrnb.enhancement.enhance, but=_GUIDED)
@@ -305,7 +306,7 @@ def enhance(self:Loop,
     epochs = equal_epochs(strategy, epochs, kwargs.get("attack_share", .1))
     kwargs |= self.training | dict(transforms=self.setup.transforms, out=self.run.path)
     learn = wrnb.enhancement.enhance(
-        self.base, found, strategy, *self.data, epochs=epochs, eps=guide_eps/255, **kwargs)
+        self.base, found, strategy, *self.data, epochs=epochs, eps=guide_eps/255, select=self._select, **kwargs)
     if not hasattr(learn, "epoch_log"): return self._tell(f"enhance {strategy}", True)
     self._tell_training(strategy, learn)
 
