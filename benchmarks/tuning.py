@@ -18,6 +18,7 @@ from wrnb.folders import load_data
 from wrnb.image_sets import limited, subset
 from wrnb.pretrained import load_model
 from wrnb.scoring import score_robustness
+from wrnb.setup import Setup
 from wrnb.terms import TermsCallback
 from wrnb.training import train
 from wrnb.validation import all_perturbations, validate
@@ -35,15 +36,17 @@ class Source:
     eps:float=2. # radius of the attacks, in grey levels
     bs:int=128 # images per step
     lr:float=.02 # peak learning rate
+    select:float=.1 # share of the test images to choose the step back by, if the base knows its training images
     transforms:tuple=(random_crop, random_flip)
 
 
 BASES = dict(
-    digits_net=Source("digits", 10, "digits_net", radius=.3, eps=8., bs=64, transforms=(random_crop,)),
+    digits_net=Source("digits", 10, "digits_net", radius=.3, eps=8., bs=64, select=0.,
+                      transforms=(random_crop,)),
     resnet20=Source("cifar10", 10, "resnet20@resnet20-cifar10.th"),
     pgd=Source("cifar10", 10, "resnet20@cifar10-resnet20-pgd.pth"),
     cifar100=Source("cifar100", 100, "resnet20@cifar100-resnet20.pth"),
-    lite0=Source(str(DATA/"imagenette-sample"), 10, "efficientnet_lite0", bs=32, lr=.005))
+    lite0=Source(str(DATA/"imagenette-sample"), 10, "efficientnet_lite0"))
 
 
 @dataclass
@@ -54,7 +57,10 @@ class Base:
 
     def __post_init__(self):
         self.source = BASES[self.name]
-        self.train, self.test = load_data(self.source.data, limit=self.a.limit, test_limit=self.a.test_limit)
+        self.train, test = load_data(self.source.data, limit=self.a.limit, test_limit=self.a.test_limit)
+        apart = int(self.source.select*len(test)) or None
+        setup = Setup(self.source.data, self.source.model, select=apart)
+        self.select, self.test = setup.laid_aside(test)
 
     @cached_property
     def net(self):
@@ -88,7 +94,7 @@ class Base:
         return enhance(
             self.net, self.found, strategy, self.train if ds is None else ds, limited(self.test, 500),
             epochs=equal_epochs(strategy, a.epochs), seed=seed, out=out, device=a.device, precision=a.precision,
-            lr=s.lr, bs=s.bs, eps=s.eps/255, transforms=list(s.transforms), **more)
+            select=self.select, lr=s.lr, bs=s.bs, eps=s.eps/255, transforms=list(s.transforms), **more)
 
 
 def half_weak(base):
