@@ -2,12 +2,13 @@
 
     python benchmarks/corruptions.py [--sizes 32 224] [--threads 1 2] [--n 16]
 
-Both get the same images (two photographs, in turn), each in the form it takes: ours a batch of floats,
-imagecorruptions bytes, one after the other; only 2 of them if it needs more than half a second each (glass blur at
-224 px). imagecorruptions has ImageNet-C's constants only, so ours gets imagenet-c at every size, for the same work.
-Best of 3 to 20 rounds, taken in turn. Run it on a machine that does nothing else: with more processes than cores,
-two threads wait for each other. If there is a GPU, images per second are printed as well. Writes
-benchmarks/corruptions.csv; the table of ratios comes last.
+Both get the same images (two photographs, in turn), each in the form it takes: ours a batch of
+floats, imagecorruptions bytes, one after the other; only 2 of them if it needs more than half a
+second each (glass blur at 224 px). imagecorruptions has ImageNet-C's constants only, so ours gets
+imagenet-c at every size, for the same work. Best of 3 to 20 rounds, taken in turn. Run it on a
+machine that does nothing else: with more processes than cores, two threads wait for each other. If
+there is a GPU, images per second are printed as well. Writes benchmarks/corruptions.csv; the table
+of ratios comes last.
 """
 import importlib, sys, time, warnings
 

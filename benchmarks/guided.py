@@ -4,14 +4,15 @@
                                 [--protocol all] [--seeds 0 1 2] [--epochs 5] [--limit 5000] [--test-limit 2000]
                                 [--per-cell 300] [--device cuda] [--keep RUNS]
 
---models is a folder with resnet20-cifar10.th, cifar10-resnet20-pgd.pth and cifar100-resnet20.pth; the base
-digits_net is trained here, lite0 comes from its package. Each fine-tuned model and its base are measured on the same
-test images, which chose nothing: clean, the 15 corruptions, C-bar, and PGD-10 on itself; with --per-cell, each
-corruption and severity gets so many of them by the spread design. Writes benchmarks/guided_bases.csv, a row per base,
-case and figure with its 95 % interval over images and seeds, as it is and as a paired difference to the base and to
-`uniform`; and guided_bases_cells.csv, a row per model, seed, perturbation and severity. `worst three` are the three
-corruptions that the base fails most under. --keep has the run folders, from which all goes on.
-Six minutes of one core for digits and three seeds.
+--models is a folder with resnet20-cifar10.th, cifar10-resnet20-pgd.pth and cifar100-resnet20.pth;
+the base digits_net is trained here, lite0 comes from its package. Each fine-tuned model and its
+base are measured on the same test images, which chose nothing: clean, the 15 corruptions, C-bar,
+and PGD-10 on itself; with --per-cell, each corruption and severity gets so many of them by the
+spread design. Writes benchmarks/guided.csv, a row per base, case and figure with its 95 %
+interval over images and seeds, as it is and as a paired difference to the base and to `uniform`;
+and guided_cells.csv, a row per model, seed, perturbation and severity. `worst three` are the
+three corruptions that the base fails most under. --keep has the run folders, from which all goes
+on. Six minutes of one core for digits and three seeds.
 """
 from pathlib import Path
 
@@ -26,7 +27,7 @@ def cases_of(guides, protocol):
 
 
 def main():
-    a = options(__doc__, Path(__file__).with_name("guided_bases.csv"), ["weaknesses", "uniform"])
+    a = options(__doc__, Path(__file__).with_suffix(".csv"), ["weaknesses", "uniform"])
     cases = cases_of([g for g in GUIDES if g in a.only], a.protocol)
     for name in a.bases: study(name, cases, a, list(cases)[-1], a.csv)
     show_figures(a.csv)

@@ -4,10 +4,11 @@
                                 [--seeds 0 1 2] [--epochs 5] [--limit 5000] [--test-limit 2000] [--per-cell 300]
                                 [--device cuda] [--keep RUNS]
 
-As guided.py, with its bases and columns. Cases: `base`; the six strategies, each with at least as many passes as
-REVa, and as `NAME, alpha 1` without the step back to the base; REVa without one of its pieces; and REVa with weak
-images more often (`half weak`: half of the training images are the weakest tenth, again and again). Differences are
-to the base and to `reva`. Writes benchmarks/recipe.csv and recipe_cells.csv.
+As guided.py, with its bases and columns. Cases: `base`; the six strategies, each with at least as
+many passes as REVa, and as `NAME, alpha 1` without the step back to the base; REVa without one of
+its pieces; and REVa with weak images more often (`half weak`: half of the training images are the
+weakest tenth, again and again). Differences are to the base and to `reva`. Writes
+benchmarks/recipe.csv and recipe_cells.csv.
 """
 from pathlib import Path
 

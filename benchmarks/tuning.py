@@ -36,7 +36,7 @@ class Source:
     eps:float=2. # radius of the attacks, in grey levels
     bs:int=128 # images per step
     lr:float=.02 # peak learning rate
-    select:float=.1 # share of the test images to choose the step back by, if the base knows its training images
+    select:float=.1 # share of the test images that the step back is chosen by
     transforms:tuple=(random_crop, random_flip)
 
 
@@ -57,9 +57,9 @@ class Base:
 
     def __post_init__(self):
         self.source = BASES[self.name]
-        self.train, test = load_data(self.source.data, limit=self.a.limit, test_limit=self.a.test_limit)
-        apart = int(self.source.select*len(test)) or None
-        setup = Setup(self.source.data, self.source.model, select=apart)
+        s, a = self.source, self.a
+        self.train, test = load_data(s.data, limit=a.limit, test_limit=a.test_limit)
+        setup = Setup(s.data, s.model, select=int(s.select*len(test)) or None)
         self.select, self.test = setup.laid_aside(test)
 
     @cached_property
@@ -70,7 +70,8 @@ class Base:
         set_seed(0)
         cbs = [TermsCallback(transforms=[random_crop])]
         how = dict(epochs=15, lr=.2, bs=64, cbs=cbs, device=self.a.device)
-        return train(load_model(arch, self.source.classes), self.train, self.test, **how).model.eval()
+        new = load_model(arch, self.source.classes)
+        return train(new, self.train, self.test, **how).model.eval()
 
     @cached_property
     def weak(self):
@@ -83,18 +84,18 @@ class Base:
 
     @cached_property
     def found(self):
-        "The errors on weak and on random training images; the test images guide nothing, so a few will do"
-        few = limited(self.test, 100)
-        kinds = all_perturbations(attack_names=())
-        return validate(self.net, self.weak, self.train, few, perturbations=kinds, device=self.a.device)
+        "The errors on weak and on random training images; a few test images will do: they don't guide"
+        how = dict(perturbations=all_perturbations(attack_names=()), device=self.a.device)
+        return validate(self.net, self.weak, self.train, limited(self.test, 100), **how)
 
     def tuned(self, strategy, seed, out, ds=None, **more):
         "The Learner after a fine-tuning at equal passes"
         s, a = self.source, self.a
         return enhance(
             self.net, self.found, strategy, self.train if ds is None else ds, limited(self.test, 500),
-            epochs=equal_epochs(strategy, a.epochs), seed=seed, out=out, device=a.device, precision=a.precision,
-            select=self.select, lr=s.lr, bs=s.bs, eps=s.eps/255, transforms=list(s.transforms), **more)
+            epochs=equal_epochs(strategy, a.epochs), select=self.select, transforms=list(s.transforms),
+            lr=s.lr, bs=s.bs, eps=s.eps/255, seed=seed, out=out, device=a.device,
+            precision=a.precision, **more)
 
 
 def half_weak(base):
@@ -111,8 +112,9 @@ def evaluated(base, nets, out):
     a = base.a
     how = dict(per_cell=a.per_cell, severities=a.severities, device=a.device, batch_size=500)
     attack = dict(attack_names=("pgd",), eps=base.source.eps/255)
+    bar = dict(attack_names=(), families="c-bar")
     return (evaluate(nets, base.test, out=out and out/"fifteen", **attack, **how),
-            evaluate(nets, base.test, out=out and out/"c_bar", attack_names=(), families="c-bar", **how))
+            evaluate(nets, base.test, out=out and out/"c_bar", **bar, **how))
 
 
 def with_seed(base, cases, seed, keep):
@@ -126,7 +128,8 @@ def with_seed(base, cases, seed, keep):
         cost = passes(strategy, more.get("attack_share", .1))*equal_epochs(strategy, base.a.epochs)
         about[case] = dict(alpha=learn.alpha, passes=cost)
         print(base.name, case, seed, about[case], flush=True)
-    return about, evaluated(base, nets, keep and keep/f"{base.name}-evaluation-{'-'.join(cases)[:40]}-{seed}")
+    name = f"{base.name}-evaluation-{'-'.join(cases)[:40]}-{seed}"
+    return about, evaluated(base, nets, keep and keep/name)
 
 
 FIGURES = [  # name in the table, which evaluation, its figure
@@ -135,10 +138,10 @@ FIGURES = [  # name in the table, which evaluation, its figure
 
 
 def pooled(seeds, case, against=None):
-    "The figures of a case, or its paired differences to another, over the seeds: rows in percent or points"
+    "The figures of a case over the seeds, or its paired differences to another: percent or points"
     for name, which, what in FIGURES:
         pairs = pool([evaluations[which] for _, evaluations in seeds])
-        if what == "pgd": what = next(f for f in pairs.evaluations[0]._figures(case) if f.startswith("pgd"))
+        if what == "pgd": what = f"pgd {pairs.evaluations[0].attack_settings[0]['severity']:g}/255"
         e = pairs.difference(case, against, what) if against else pairs.estimate(case, what)
         yield dict(figure=name, value=100*e.value, low=100*e.low, high=100*e.high, seeds=len(seeds),
                    n_images=e.n_images)
@@ -151,7 +154,8 @@ def figures(base, seeds, against):
         costs = dict(alpha=about.alpha.mean(), passes=about.passes.mean()) if len(about) else {}
         for other in dict.fromkeys((None, "base", against)):
             if case == other: continue
-            for row in pooled(seeds, case, other): yield dict(case=case, against=other or "") | row | costs
+            for row in pooled(seeds, case, other):
+                yield dict(case=case, against=other or "") | row | costs
 
 
 def rows_of(base, seeds):
@@ -161,9 +165,10 @@ def rows_of(base, seeds):
 
 
 def study(name, cases, a, against, csv):
-    "Fine-tune a base in all the ways, measure, and put its rows in place of those that the tables have"
+    "Fine-tune a base in all the ways, measure, and put its rows into the tables in place of old ones"
     base = Base(name, a)
-    about = dict(base=name, n_train=len(base.train), n_test=len(base.test), epochs=a.epochs, per_cell=a.per_cell)
+    sizes = dict(n_train=len(base.train), n_test=len(base.test))
+    about = dict(base=name) | sizes | dict(epochs=a.epochs, per_cell=a.per_cell)
     seeds = []
     for seed in a.seeds:
         seeds.append(with_seed(base, cases, seed, a.keep))
@@ -189,8 +194,8 @@ def show_figures(csv):
     t = pd.read_csv(csv, keep_default_na=False)
     text = [f"{r.value:.1f} ({r.low:.1f} to {r.high:.1f})" for r in t.itertuples()]
     order = [name for name, _, _ in FIGURES]
-    t = t.assign(text=text).pivot_table(
-        index=["base", "case", "against"], columns="figure", values="text", aggfunc="first", sort=False)
+    rows = dict(index=["base", "case", "against"], columns="figure", values="text", sort=False)
+    t = t.assign(text=text).pivot_table(aggfunc="first", **rows)
     print(t[order].to_string())
 
 
@@ -202,8 +207,8 @@ def options(doc, csv, cases):
     for name in ("limit", "test-limit", "per-cell"): p.add_argument(f"--{name}", type=int)
     p.add_argument("--keep", type=Path)
     p.add_argument("--protocol", default="all")
-    add_options(p, csv=csv, models=".", epochs=5, neighbors=20, threads=1, precision="fp32", seeds=[0, 1, 2],
-                severities=[1, 2, 3, 4, 5], device="cpu")
+    add_options(p, csv=csv, models=".", epochs=5, neighbors=20, threads=1, precision="fp32",
+                seeds=[0, 1, 2], severities=[1, 2, 3, 4, 5], device="cpu")
     a = p.parse_args()
     a.device = begin(a)
     return a

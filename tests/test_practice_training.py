@@ -31,6 +31,7 @@ from wrnb.all import *
 from wrnb.corruptions import FAMILY
 from wrnb.enhancement import Recipe, selection
 from wrnb.heads import _head
+from wrnb.loop import Loop
 from wrnb.networks import digits_net
 from wrnb.terms import _label, _transformed
 
@@ -465,6 +466,18 @@ def test_numbers_of_any_type(tmp_path, monkeypatch):
     for name, value in dict(epochs=1.5, bs=0, lr=float("nan"), seed="1", head_epochs=True, eps=2,
                             alpha=1.5, clean_budget=-1, attack_share=2).items():
         with pytest.raises(WrnbError, match=f"{name}="): go(**{name: value})
+
+
+def test_images_laid_aside_choose_the_step_and_are_in_no_figure(tmp_path):
+    about = dict(data="digits", model="digits_net", limit=100, test_limit=60, select=20)
+    loop = Loop(tmp_path, setup=about, say=lambda *line: None)
+    loop.train_base(base_epochs=1, base_lr=.1, bs=32)
+    loop.enhance("standard", epochs=1)
+    assert loop.run.options("enhance standard")["n_selection"] == 20
+    assert set(loop.evaluate((), families="noise", severities=1).table.n) == {40}
+    whole = load_data("digits", limit=1, test_limit=60)[1]
+    assert not set(loop.test.ids) & set(loop._select.ids) and len(loop.test) + len(loop._select) == len(whole)
+    with pytest.raises(WrnbError, match="select=20 laid aside"): loop.evaluate_on(tmp_path)
 
 
 # --- nothing to be guided by --------------------------------------------------------------------------------------

@@ -385,6 +385,7 @@ def evaluate_on(self:Loop,
     **kwargs,
 )->Evaluation:
     "Measure every model of the run on a corrupted set; leaves on/NAME/evaluation.csv"
+    self.setup.check_all_are_measured(folder)
     test, models = self.test, self.models()
     images = corrupted_set(folder, like=test, families=kwargs.get("families"))
     images = images.limited(self.setup.test_limit)

@@ -100,6 +100,15 @@ def laid_aside(self:Setup,
     order = np.random.default_rng([self.seed, 17]).permutation(len(test))
     return tuple(subset(test, np.sort(part)) for part in np.split(order, [self.select]))
 
+@patch
+def check_all_are_measured(self:Setup,
+    folder:str, # of a corrupted set
+):
+    "Raise `WrnbError` if test images were laid aside: a corrupted set has them, too"
+    if self.select is None: return
+    raise WrnbError(f"{folder} may hold the images that select={self.select} laid aside: "
+                    "measure it in a run folder of its own")
+
 # %% ../nbs/65_setup.ipynb #bc1dfbfc
 @patch(as_prop=True)
 def transforms(self:Setup)->list:
