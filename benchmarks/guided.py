@@ -1,6 +1,6 @@
 """Does guidance help? REVa guided by the measured weaknesses, and by nothing, with the same recipe and passes.
 
-    python benchmarks/guided.py --models FOLDER [--bases digits_net resnet20 ...] [--only weaknesses uniform online]
+    python benchmarks/guided.py --models FOLDER [--bases digits_net resnet20 ...] [--only weaknesses gain online]
                                 [--protocol all] [--seeds 0 1 2] [--epochs 5] [--limit 5000] [--test-limit 2000]
                                 [--per-cell 300] [--device cuda] [--keep RUNS]
 
@@ -28,8 +28,9 @@ def cases_of(guides, protocol):
 
 def main():
     a = options(__doc__, Path(__file__).with_suffix(".csv"), ["weaknesses", "uniform"])
-    cases = cases_of([g for g in GUIDES if g in a.only], a.protocol)
-    for name in a.bases: study(name, cases, a, list(cases)[-1], a.csv)
+    cases = cases_of([g for g in GUIDES if g in {"uniform", *a.only}], a.protocol)
+    unguided, = cases_of(["uniform"], a.protocol)
+    for name in a.bases: study(name, cases, a, unguided, a.csv)
     show_figures(a.csv)
 
 

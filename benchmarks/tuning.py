@@ -15,6 +15,8 @@ from wrnb.benchmark import evaluate
 from wrnb.differences import pool
 from wrnb.enhancement import enhance, equal_epochs, passes
 from wrnb.folders import load_data
+from wrnb.gains import Probing, probe_passes
+from wrnb.guidance import guidance
 from wrnb.image_sets import limited, subset
 from wrnb.pretrained import load_model
 from wrnb.scoring import score_robustness
@@ -117,6 +119,14 @@ def evaluated(base, nets, out):
             evaluate(nets, base.test, out=out and out/"c_bar", **bar, **how))
 
 
+def cost(base, strategy, more):
+    "Passes per image, those of the guide's probes among them"
+    own = passes(strategy, more.get("attack_share", .1))*equal_epochs(strategy, base.a.epochs)
+    if more.get("guide") != "gain": return own
+    kinds, _ = guidance(None, more.get("protocol", "all"), guide="gain")
+    return own + min(Probing().times, base.a.epochs)*probe_passes(kinds)/len(base.train)
+
+
 def with_seed(base, cases, seed, keep):
     "The base and its fine-tuned copies of one seed: what each cost, and their two evaluations"
     nets, about = {"base": base.net}, {}
@@ -125,8 +135,7 @@ def with_seed(base, cases, seed, keep):
         out = keep and keep/f"{base.name}-{case.replace(', ', '-').replace(' ', '_')}-{seed}"
         learn = base.tuned(strategy, seed, out, **more)
         nets[case] = copy.deepcopy(learn.model).eval()
-        cost = passes(strategy, more.get("attack_share", .1))*equal_epochs(strategy, base.a.epochs)
-        about[case] = dict(alpha=learn.alpha, passes=cost)
+        about[case] = dict(alpha=learn.alpha, passes=cost(base, strategy, more))
         print(base.name, case, seed, about[case], flush=True)
     name = f"{base.name}-evaluation-{'-'.join(cases)[:40]}-{seed}"
     return about, evaluated(base, nets, keep and keep/name)

@@ -22,9 +22,9 @@ ROOMS = """late core randomness tables runs pictures items columns images image_
     callbacks together training neighbors search scoring weak corrections splines exchange c_bar
     arrays corruptions imagecorruptions transforms attacks closeups shelf workbench estimation
     outcomes measurement monitoring validation augmentation peers terms heads averaging fine_tuning
-    guidance watch strategies enhancement archives corrupted_sets corrupted_copies evaluation rounds
-    benchmark differences checkup setup loop checks findings words figures gallery sections report
-    comparison gate commands cli""".split()
+    guidance gains watch strategies enhancement archives corrupted_sets corrupted_copies evaluation
+    rounds benchmark differences checkup setup loop checks findings words figures gallery sections
+    report comparison gate commands cli""".split()
 DOORS = """imagecorruptions setup loop checks findings words figures gallery sections report comparison gate
     commands cli""".split()  # their names are not in `from wrnb.all import *`
 SETTINGS = ConfigParser(delimiters="=", interpolation=None)

@@ -480,6 +480,34 @@ def test_images_laid_aside_choose_the_step_and_are_in_no_figure(tmp_path):
     with pytest.raises(WrnbError, match="select=20 laid aside"): loop.evaluate_on(tmp_path)
 
 
+class Cut:
+    "A transform that is interrupted after so many steps"
+    __name__ = "same"
+    def __init__(self, steps): self.left = steps
+    def __call__(self, x):
+        self.left -= 1
+        if not self.left: raise KeyboardInterrupt
+        return x
+
+
+def test_shares_that_follow_gains_resume_with_the_same_bytes(tmp_path):
+    "Gains are measured before epochs 0, 1 and 2; the training is cut off in the second one"
+    ds, test = load_data("digits", limit=300, test_limit=30)
+    torch.manual_seed(0)
+    net = digits_net(10).eval()
+    go = partial(enhance, net, None, ds=ds, test=test, guide="gain", protocol="extra", epochs=3, bs=64)
+    with pytest.raises(KeyboardInterrupt): go(out=tmp_path/"cut", transforms=[Cut(8)])
+    assert (tmp_path/"cut/reva/checkpoint.pt").is_file()
+    for name in ("cut", "whole"): learn = go(out=tmp_path/name, transforms=[Cut(10_000)])
+    for name in ("log.csv", "guide.csv", "model.safetensors"):
+        assert (tmp_path/"cut/reva"/name).read_bytes() == (tmp_path/"whole/reva"/name).read_bytes()
+    t = learn.guide.set_index("perturbation")
+    assert np.isclose(t.loc["pgd", ["first_share", "last_share"]], .1).all() and np.isclose(t.last_share.sum(), 1)
+    assert t.drop(index="pgd").last_share.nunique() == 4
+    assert Run(tmp_path/"whole").options("enhance reva")["probe_passes"] > 1
+    with pytest.raises(WrnbError, match="guide=gain has 0 images"): go(ds=load_data("digits", limit=9)[0])
+
+
 # --- nothing to be guided by --------------------------------------------------------------------------------------
 
 def test_one_can_ask_whether_anything_guides():

@@ -28,7 +28,7 @@ GROUPS = {  # group of rooms: its rooms, from left to right
         "closeups shelf workbench",
     "Weaknesses":
         "estimation outcomes measurement monitoring validation augmentation peers terms heads "
-        "averaging fine_tuning guidance watch strategies enhancement",
+        "averaging fine_tuning guidance gains watch strategies enhancement",
     "Evaluation":
         "archives corrupted_sets corrupted_copies evaluation rounds benchmark differences "
         "checkup",

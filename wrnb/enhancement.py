@@ -6,8 +6,8 @@
 __all__ = ['selection', 'enhance', 'random_crop', 'random_flip', 'augmix', 'jensen_shannon', 'random_filter', 'random_color',
            'random_displacement', 'prime', 'hybrid', 'systematic', 'Perturbed', 'Consistency', 'View', 'TermsCallback',
            'HeadFirstCallback', 'TradeOff', 'average', 'interpolate', 'trade_off', 'PROTOCOLS', 'GUIDES', 'Guide',
-           'by_type', 'exposure', 'guidance', 'guiding_types', 'weakness', 'GuideCallback', 'plot_guide', 'Recipe',
-           'STRATEGIES', 'equal_epochs', 'passes']
+           'by_type', 'exposure', 'guidance', 'guiding_types', 'weakness', 'Probing', 'gains', 'GuideCallback',
+           'plot_guide', 'Recipe', 'STRATEGIES', 'equal_epochs', 'passes']
 
 # %% ../nbs/56_enhancement.ipynb #4ea1b66e
 import copy
@@ -39,6 +39,7 @@ from .heads import HeadFirstCallback
 from .fine_tuning import Gentle, KeepStatisticsCallback, gentle
 from .averaging import TradeOff, average, interpolate, trade_off
 from .guidance import GUIDES, PROTOCOLS, Guide, by_type, exposure, guidance, guiding_types, weakness
+from .gains import Probing, gains, probe_passes
 from .watch import GuideCallback, _outcome, plot_guide
 from .strategies import Recipe, STRATEGIES, _is_large, equal_epochs, passes
 
@@ -47,7 +48,8 @@ _all_ = [
     "random_crop", "random_flip", "augmix", "jensen_shannon", "random_filter", "random_color", "random_displacement",
     "prime", "hybrid", "systematic", "Perturbed", "Consistency", "View", "TermsCallback", "HeadFirstCallback",
     "TradeOff", "average", "interpolate", "trade_off", "PROTOCOLS", "GUIDES", "Guide", "by_type", "exposure",
-    "guidance", "guiding_types", "weakness", "GuideCallback", "plot_guide", "Recipe", "STRATEGIES", "equal_epochs",
+    "guidance", "guiding_types", "weakness", "Probing", "gains", "GuideCallback", "plot_guide", "Recipe",
+    "STRATEGIES", "equal_epochs",
     "passes"]
 
 # %% ../nbs/56_enhancement.ipynb #774afd49
@@ -232,10 +234,22 @@ def _callbacks(plan, drawn, base, images, pace):
     terms = STRATEGIES[plan.strategy](*drawn, s["eps"], _is_large(ds), plan.recipe)
     cbs = [TermsCallback(terms, plan.transforms), HeadFirstCallback(s["head_epochs"])]
     if pace.keep_statistics: cbs.append(KeepStatisticsCallback())
-    if plan.strategy != "reva": return cbs
+    return [*cbs, _guide_of(plan, _term_of(terms), base, images)] if plan.strategy == "reva" else cbs
+
+def _probe_cost(plan, drawn, n):
+    "Passes per image that the guide's probes cost, if it has any"
+    if plan.strategy != "reva" or not GUIDES[plan.settings["guide"]].probes: return {}
+    times = min(Probing().times, plan.settings["epochs"])
+    return dict(probe_passes=round(times*probe_passes(drawn[0])/n, 3))
+
+def _guide_of(plan, term, base, images):
+    "The callback that draws what the guide says, and watches each type"
+    guide, (_, part) = GUIDES[plan.settings["guide"]], images
+    if guide.probes and len(part) < 10:
+        raise WrnbError(f"guide=gain has {len(part)} images to measure gains on: give 100 or more, or select=")
     watched = subset(part, range(min(200, len(part)))) if plan.recipe.watch else None
-    guide = GuideCallback(_term_of(terms), base, watched, GUIDES[s["guide"]].follow, seed=s["seed"])
-    return [*cbs, guide]
+    probed = images if guide.probes else None
+    return GuideCallback(term, base, watched, guide.follow, seed=plan.settings["seed"], probed=probed)
 
 def _parted(ds, select, seed):
     "Images to train on, and images to choose by: those given, or a part of the training images"
@@ -253,7 +267,7 @@ def _enhanced(model, found, images, plan):
     base = copy.deepcopy(net).to(plan.compute["device"]).eval()
     settings = plan.settings | dict(recipe=vars(plan.recipe), select=select and data_hash(select))
     transforms = _transforms(plan.transforms)
-    pace = _pace(rest, plan.settings)
+    pace, settings = _pace(rest, plan.settings), settings | _probe_cost(plan, drawn, len(rest))
     record = _record(net, ds, part, transforms=transforms, drawn=drawn, settings=settings, pace=pace)
     cbs = _callbacks(plan, drawn, base, (rest, part), pace)
     learn = _tuned(net, base, (rest, part, test), plan=plan, record=record, cbs=cbs)
@@ -271,7 +285,7 @@ def enhance(
     lr:float=0.02, # peak learning rate, above 0; on large images as `gentle` makes it
     bs:int=128, # images per step, besides their extra views; on large images as `gentle` makes it
     protocol:str="all", # corruptions that may guide: "all" (19), "extra" (four) or "paper" (the 15)
-    guide:str="weaknesses", # what sets the shares: "weaknesses", "online", "uniform" or "paper"
+    guide:str="weaknesses", # what sets the shares: "weaknesses", "online", "uniform", "gain" or "paper"
     attack_share:float=0.1, # share of the attack among the perturbations, 0 to 1
     eps:float=2/255, # radius of the attack trained against, above 0 up to 1, [0,1] pixel units
     alpha:float=None, # step from the base to the tuned weights, 0 to 1; None: the largest within clean_budget
