@@ -72,6 +72,10 @@ def _corruption_figures(t, kind):
         figures |= {name: rows.assign(weight=1/len(rows)) for name, rows in t.groupby(by, sort=False)}
     return figures
 
+def _worst_three(rows):
+    "The three corruptions with the highest mean error over the severities"
+    return rows.groupby("perturbation", sort=False).error.mean().nlargest(3).index
+
 @patch
 def _figures(self:Evaluation, model):
     "The rows with weights that each figure of a model is made of"
@@ -80,7 +84,9 @@ def _figures(self:Evaluation, model):
     figures = {"clean": clean.assign(weight=1.)} if len(clean) else {}
     if t.family.isin(COUNTED).any():
         rows = _counted_rows(self)
-        figures |= _corruption_figures(rows[rows.model == model], self.kind)
+        own, worst = rows[rows.model == model], _worst_three(rows[rows.model == self.models[0]])
+        worst = own[own.perturbation.isin(worst)]
+        figures |= _corruption_figures(own, self.kind) | {"worst_three": worst.assign(weight=1/len(worst))}
     if "mce" in figures and len(clean): figures["relative_mce"] = _relative(figures["mce"], clean)
     return figures | _attack_figures(t)
 
@@ -262,7 +268,8 @@ class Pool:
     )->PooledEstimate:
         "One figure of one model, mean over seeds"
         model = model or self.models[0]
-        return self._pooled({model: 1}, self.evaluations[0]._figure_rows(what, model), a=model, what=what)
+        e = self._pooled({model: 1}, self.evaluations[0]._figure_rows(what, model), a=model, what=what)
+        return replace(e, low=max(e.low, 0.), high=e.high if "mce" in what else min(e.high, 1.))
 
     def difference(self,
         a:str=None, # name of the model; None: the last

@@ -122,6 +122,8 @@ def _stored_cells(test, severities, families):
         cells += [(Clean(name, family, s), partial(test.images, name, s)) for s in severities]
     return cells
 
+def _side(images): return min(images[0][0].shape[1:])
+
 def cells_of(
     test:Dataset, # images, or a `CorruptedSet`
     severities, # of the corruptions, 1 to 5
@@ -131,7 +133,8 @@ def cells_of(
     severities = [check_whole("severity", s, 1, 5) for s in as_tuple(severities)]
     families = None if families is None else as_tuple(families)
     if isinstance(test, CorruptedSet): return _stored_cells(test, severities, families)
-    return [(p, lambda: test) for p in (Clean(), *corruptions(families, severities))]
+    preset = pick_preset(_side(test))
+    return [(p, lambda: test) for p in (Clean(), *corruptions(families, severities, preset=preset))]
 
 # %% ../nbs/60_evaluation.ipynb #fc74fd01
 ATTACKED_BY = "fgsm", "bim", "pgd", "r_fgsm", "mi_fgsm", "uap"  # with which `evaluate` attacks
@@ -151,14 +154,14 @@ def attacks_on(
     return attacks(names, radii)
 
 # %% ../nbs/60_evaluation.ipynb #b2da4e14
-def _describe(test, net, device):
+def _describe(test, cells, net, device):
     "What the run folder records of the test images"
     if isinstance(test, CorruptedSet):
         has_clean = test.clean is not None
         return dict(n=len(test), data=test.identity, source=test.source, kind=test.kind, clean=has_clean)
-    preset = pick_preset(min(test[0][0].shape[1:]))
+    preset, bar = pick_preset(_side(test)), any(p.family == "c-bar" for p, _ in cells)
     return dict(n=len(test), data=data_hash(test), source="made in memory",
-                preset=preset, kind=kind_of(preset, count_classes(net, test, device)))
+                preset=preset, kind=kind_of(preset, count_classes(net, test, device), bar))
 
 def _search_settings(p):
     "What the run folder records of an attack"
@@ -175,7 +178,7 @@ def record_of(
     "What the run folder records: all that the result depends on, apart from seed and precision"
     first = next(iter(nets.values()))
     return dict(
-        models={name: weights_hash(net) for name, net in nets.items()}, **_describe(test, first, device),
+        models={name: weights_hash(net) for name, net in nets.items()}, **_describe(test, cells, first, device),
         severities=sorted({p.severity for p, _ in cells if p.family != "clean"}),
         attacks=list(as_tuple(p.name for p in kinds)), eps=list(as_tuple(round(p.eps, 9) for p in kinds)),
         attack_settings=[_search_settings(p) for p in kinds])

@@ -251,7 +251,7 @@ def _on_disk(e):
 _RENAMED = dict(  # stage -> its options that a command has under another name
     base=dict(epochs="base_epochs", lr="base_lr"), enhance=dict(eps="guide_eps"), evaluate=dict(eps="attack_eps"))
 _COMMAND = dict(
-    setup="model size limit test_limit test_share mean std seed", base="epochs lr",
+    setup="model size limit test_limit test_share select mean std seed", base="epochs lr",
     score="eps n_neighbors noise top_k certify", weak="k per_class", enhance="epochs lr bs protocol guide eps",
     evaluate="severities attacks eps per_cell")
 
