@@ -149,3 +149,18 @@ def test_a_loop_on_a_gpu(tmp_path):
     "The whole loop within a time limit leaves its tables"
     gpu("train", tmp_path, DATASET="digits", MODEL="digits_net")
     assert {"config.json", "evaluation.csv", "report.html"} <= {p.name for p in tmp_path.iterdir()}
+
+
+SHORT = "--limit 80 --test-limit 30 --epochs 1 --seeds 0 1 --severities 3 --neighbors 2".split()
+
+
+@pytest.mark.parametrize("name, cases", [("guided", []), ("recipe", ["--only", "reva", "no attack", "half weak"])])
+def test_what_guides_and_what_the_pieces_are_worth(tmp_path, name, cases):
+    "A row for each case, figure and what it is compared with; the means are those of the cells"
+    for ours, committed in run(tmp_path, name, *SHORT, *cases):
+        assert list(ours.columns) == list(committed.columns) and len(ours)
+    figures, cells = (pd.read_csv(tmp_path/f"{name}{end}.csv", keep_default_na=False) for end in ("", "_cells"))
+    noise = cells[(cells.model == "base") & (cells.family == "c-bar")]
+    bar = figures[(figures.case == "base") & (figures.against == "") & (figures.figure == "C-bar")]
+    assert np.isclose(100*noise.error.mean(), bar.value).all() and (figures.seeds == 2).all()
+    assert set(figures.against) == {"", "base", {"guided": "uniform", "recipe": "reva"}[name]}

@@ -6,6 +6,7 @@
 __all__ = ['DEFAULTS']
 
 # %% ../nbs/76_commands.ipynb #311bc567
+import os, sys, time
 from functools import partial
 from importlib import import_module
 from inspect import signature
@@ -16,8 +17,10 @@ import wrnb
 # %% ../nbs/76_commands.ipynb #0fcadceb
 def _import_rooms():
     "Import the rooms that do the work; from then on they are `wrnb.core`, `wrnb.loop`, ..."
-    import_module("wrnb.corrupted_copies")
-    for room in ("gate", "comparison", "checks"): import_module(f"wrnb.{room}")  # which import all the others
+    if "ipykernel" not in sys.modules: os.environ.setdefault("MPLBACKEND", "agg")  # no window opens
+    for room in ("corrupted_copies", "catalogue", "shifts"): import_module(f"wrnb.{room}")
+    for room in ("gate", "comparison", "checks", "times"):  # which import all the others
+        import_module(f"wrnb.{room}")
 
 # %% ../nbs/76_commands.ipynb #bdd764d8
 DEFAULTS = dict(
@@ -97,8 +100,17 @@ def _say_errors(loop, evaluation):
     loop.say(f"\nErrors in percent on {n} test images:\n{table}")
     if evaluation.outcomes and len(evaluation.models) > 1: loop.say(f"\n{evaluation.verdict()}")
 
+def _say_shifts(loop, table):
+    "Say the table of errors on other test sets"
+    shares = ["error", "low", "high"]
+    percent = table.assign(**{k: (100*table[k]).round(1) for k in shares}).drop(columns="n_wrong")
+    title = "Top-1 error in percent over each set's own classes, with 95 % intervals"
+    loop.say(f"\n{title}:\n{percent.to_string(index=False)}")
+
 def _evaluate(given):
     loop, given = _open_or_begin(given)
+    sets = loop.shifted(given["folder"]) if "folder" in given else []
+    if sets: return _say_shifts(loop, loop.evaluate_shifts(given["folder"], sets))
     evaluation = _call(loop.evaluate_on if "folder" in given else loop.evaluate, given)
     _say_errors(loop, evaluation)
     for model, r in evaluation.corruption_error().iterrows():
@@ -137,9 +149,11 @@ def _run(given,
     for strategy in strategies:
         if not (unguided and strategy == "reva"): _call(partial(loop.enhance, strategy), given)
     evaluation = _call(loop.evaluate, evaluated)
+    start = time.monotonic()
     page = loop.report()
     _say_errors(loop, evaluation)
-    loop.say(f"\n{page}")
+    times = loop.times_in_words(report=time.monotonic() - start)
+    loop.say(f"\nTime of each stage:\n{times}\n\n{page}")
 
 # %% ../nbs/76_commands.ipynb #56ada5fb
 def _corrupt(given,
@@ -152,6 +166,13 @@ def _corrupt(given,
     done = run.done("corrupt")
     made = _call(partial(wrnb.corrupted_copies.save_corrupted, images), given)
     wrnb.core.print_line(f"corrupt: done already, see {run.path}" if done else f"corrupt: {made} -> {run.path}")
+
+# %% ../nbs/76_commands.ipynb #22cf2097
+def _models(given):
+    table = _call(wrnb.catalogue.list_models, given)
+    table["parameters"] = [f"{n:,}" if n > 0 else "" for n in table.parameters.fillna(0)]
+    wrnb.core.print_line(table.to_string(index=False))
+    wrnb.core.print_line("Each with or without @FILE; also hf:NAME and timm:hf_hub:NAME, and efficientnet_lite0")
 
 # %% ../nbs/76_commands.ipynb #3295ad87
 def _gate(given,

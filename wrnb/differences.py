@@ -16,7 +16,7 @@ from scipy.stats import t as student
 
 from .core import WrnbError, check_choice
 from .weak import new_figure
-from .corruptions import CORRUPTIONS
+from .corruptions import COUNTED
 from .estimation import Estimate
 from .benchmark import ALEXNET_ERRORS, Evaluation, _counted_rows
 
@@ -72,15 +72,21 @@ def _corruption_figures(t, kind):
         figures |= {name: rows.assign(weight=1/len(rows)) for name, rows in t.groupby(by, sort=False)}
     return figures
 
+def _worst_three(rows):
+    "The three corruptions with the highest mean error over the severities"
+    return rows.groupby("perturbation", sort=False).error.mean().nlargest(3).index
+
 @patch
 def _figures(self:Evaluation, model):
     "The rows with weights that each figure of a model is made of"
     t = self.table[self.table.model == model]
     clean = t[t.family == "clean"]
     figures = {"clean": clean.assign(weight=1.)} if len(clean) else {}
-    if t.family.isin([*CORRUPTIONS, "c-bar"]).any():
+    if t.family.isin(COUNTED).any():
         rows = _counted_rows(self)
-        figures |= _corruption_figures(rows[rows.model == model], self.kind)
+        own, worst = rows[rows.model == model], _worst_three(rows[rows.model == self.models[0]])
+        worst = own[own.perturbation.isin(worst)]
+        figures |= _corruption_figures(own, self.kind) | {"worst_three": worst.assign(weight=1/len(worst))}
     if "mce" in figures and len(clean): figures["relative_mce"] = _relative(figures["mce"], clean)
     return figures | _attack_figures(t)
 
@@ -211,7 +217,7 @@ def plot_differences(self:Evaluation,
     for k, model in enumerate(models):
         own = t[t.model == model]
         y = own.figure.map(place) + .5*(k + .5)/len(models) - .25
-        ends = [own.difference - own.low, own.high - own.difference]
+        ends = [(own.difference - own.low).clip(lower=0), (own.high - own.difference).clip(lower=0)]
         ax.errorbar(own.difference, y, xerr=ends, fmt="o", ms=3.5, lw=1.2, label=model)
     ax.axvline(0, color="grey", lw=1)
     ax.set_yticks(list(place.values()), [in_words(name) for name in place])
@@ -262,7 +268,8 @@ class Pool:
     )->PooledEstimate:
         "One figure of one model, mean over seeds"
         model = model or self.models[0]
-        return self._pooled({model: 1}, self.evaluations[0]._figure_rows(what, model), a=model, what=what)
+        e = self._pooled({model: 1}, self.evaluations[0]._figure_rows(what, model), a=model, what=what)
+        return replace(e, low=max(e.low, 0.), high=e.high if "mce" in what else min(e.high, 1.))
 
     def difference(self,
         a:str=None, # name of the model; None: the last

@@ -26,6 +26,7 @@ from .inference import check_classifier
 from .corruptions import corruptions, pick_preset
 from .attacks import attacks
 from .estimation import Dealer, design
+from .calibration import with_confidences
 from .outcomes import Outcomes, known_images
 from .measurement import (
     Clean, as_tuple, attack_rows, clean_rows, corruption_rows, count_classes, labels_in)
@@ -103,8 +104,8 @@ def prepared(
     nets = {}
     for name, model in models.items():
         net = in_class_order(model, known_classes(test), name)
+        check_classifier(net, first_images(test), device)
         nets[name] = net.to(device, memory_format=torch.channels_last)
-        check_classifier(nets[name], first_images(test), device)
         own = getattr(getattr(model, "dls", None), "valid_ds", ())
         if isinstance(test, CorruptedSet) and len(own): check_size(test, images_of(model, None, "valid"))
     return nets
@@ -121,6 +122,8 @@ def _stored_cells(test, severities, families):
         cells += [(Clean(name, family, s), partial(test.images, name, s)) for s in severities]
     return cells
 
+def _side(images): return min(images[0][0].shape[1:])
+
 def cells_of(
     test:Dataset, # images, or a `CorruptedSet`
     severities, # of the corruptions, 1 to 5
@@ -130,7 +133,8 @@ def cells_of(
     severities = [check_whole("severity", s, 1, 5) for s in as_tuple(severities)]
     families = None if families is None else as_tuple(families)
     if isinstance(test, CorruptedSet): return _stored_cells(test, severities, families)
-    return [(p, lambda: test) for p in (Clean(), *corruptions(families, severities))]
+    preset = pick_preset(_side(test))
+    return [(p, lambda: test) for p in (Clean(), *corruptions(families, severities, preset=preset))]
 
 # %% ../nbs/60_evaluation.ipynb #fc74fd01
 ATTACKED_BY = "fgsm", "bim", "pgd", "r_fgsm", "mi_fgsm", "uap"  # with which `evaluate` attacks
@@ -150,14 +154,14 @@ def attacks_on(
     return attacks(names, radii)
 
 # %% ../nbs/60_evaluation.ipynb #b2da4e14
-def _describe(test, net, device):
+def _describe(test, cells, net, device):
     "What the run folder records of the test images"
     if isinstance(test, CorruptedSet):
         has_clean = test.clean is not None
         return dict(n=len(test), data=test.identity, source=test.source, kind=test.kind, clean=has_clean)
-    preset = pick_preset(min(test[0][0].shape[1:]))
+    preset, bar = pick_preset(_side(test)), any(p.family == "c-bar" for p, _ in cells)
     return dict(n=len(test), data=data_hash(test), source="made in memory",
-                preset=preset, kind=kind_of(preset, count_classes(net, test, device)))
+                preset=preset, kind=kind_of(preset, count_classes(net, test, device), bar))
 
 def _search_settings(p):
     "What the run folder records of an attack"
@@ -174,7 +178,7 @@ def record_of(
     "What the run folder records: all that the result depends on, apart from seed and precision"
     first = next(iter(nets.values()))
     return dict(
-        models={name: weights_hash(net) for name, net in nets.items()}, **_describe(test, first, device),
+        models={name: weights_hash(net) for name, net in nets.items()}, **_describe(test, cells, first, device),
         severities=sorted({p.severity for p, _ in cells if p.family != "clean"}),
         attacks=list(as_tuple(p.name for p in kinds)), eps=list(as_tuple(round(p.eps, 9) for p in kinds)),
         attack_settings=[_search_settings(p) for p in kinds])
@@ -262,7 +266,8 @@ def corruption_parts(
     name:str="", # what the names of the parts end in
 )->dict: # name of a part -> function that gives its cells
     "One part per corruption and severity"
-    def rows(p, images): return corruption_rows(panel, p, _some(images(), dealt[p]), dealt[p])
+    def rows(p, images):
+        return with_confidences(panel, corruption_rows(panel, p, _some(images(), dealt[p]), dealt[p]))
     return {f"outcomes-{p.name}-{p.severity}{name}": partial(rows, p, images) for p, images in cells if p in dealt}
 
 def clean_parts(
@@ -272,8 +277,8 @@ def clean_parts(
 )->dict: # name of a part -> function that gives its cells
     "The part of the clean images, if there are any"
     def rows(p, images):
-        if index is None: return clean_rows(panel, images())
-        return corruption_rows(panel, p, _some(images(), index), index)
+        if index is None: return with_confidences(panel, clean_rows(panel, images()))
+        return with_confidences(panel, corruption_rows(panel, p, _some(images(), index), index))
     return {"outcomes-clean": partial(rows, p, images) for p, images in cells if p.family == "clean"}
 
 def attack_parts(
@@ -289,7 +294,7 @@ def attack_parts(
         return attack_rows(panel, some, _some(test, index), fit_on, index)
     return {f"outcomes-attacks-{eps*255:g}": partial(rows, eps) for eps in dict.fromkeys(p.eps for p in kinds)}
 
-_CELL = ["model", "family", "perturbation", "severity", "index", "wrong", "margin", "confidence"]
+_CELL = ["model", "family", "perturbation", "severity", "index", "wrong", "margin", "confidence", "top"]
 _IN_PARTS = dict(index="idxs", wrong="is_wrong")  # there a column holds arrays, not the answers themselves
 
 def measure(
@@ -313,7 +318,9 @@ def joined(
     def join(own):
         index = np.concatenate(list(own["index"]))
         order = np.argsort(index)
-        return own.iloc[0].to_dict() | dict(index=index[order], wrong=np.concatenate(list(own.wrong))[order])
+        kept = [name for name in ("wrong", "top") if name in own and isinstance(own[name].iloc[0], np.ndarray)]
+        arrays = {name: np.concatenate(list(own[name]))[order] for name in kept}
+        return own.iloc[0].to_dict() | dict(index=index[order]) | arrays
     both = pd.concat([cells, more], ignore_index=True)
     return pd.DataFrame([join(own) for _, own in both.groupby(key, sort=False)])
 

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from .core import WrnbError, plain_number, wilson
+from .progress import progress
 from .tables import COLUMNS
 from .images import Images, as_images, classes_of
 from .image_sets import batches, subset
@@ -26,7 +27,7 @@ from .learners import class_order
 from .models import as_model, check_logits, logits_in, untouched
 from .pretrained import warn_if_chance
 from .inference import InferenceModel
-from .attacks import Attack, AutoAttack, worst_case
+from .attacks import _NO_GRADIENT, Attack, AutoAttack, worst_case
 
 # %% ../nbs/44_measurement.ipynb #b60e75f1
 def _in_order(n, batch_size):
@@ -60,7 +61,8 @@ def _ask(p, models, ds, attacked, seed, batch_size, workers, device):
     if not len(ds): raise WrnbError("there are no images: give some (an exported Learner has none)")
     wrong, names = {name: [] for name in models}, getattr(ds, "ids", None)
     lists = _in_order(len(ds), batch_size)
-    for idxs, (x, y) in zip(lists, batches(ds, lists, workers)):
+    read = progress(batches(ds, lists, workers), getattr(p, "name", "batch"), len(lists))
+    for idxs, (x, y) in zip(lists, read):
         x, y, ids = x.to(device), y.to(device), names and [names[i] for i in idxs]
         x = p(attacked, x, y, seed=seed)
         for name, model in models.items(): wrong[name].append(_is_wrong(model, x, y, name, ids))
@@ -196,7 +198,7 @@ def clean(self:Panel,
     "Of every model which images are wrong when clean, their margins and confidences"
     names, parts = getattr(ds, "ids", None), {name: [] for name in self.fast}
     lists = _in_order(len(ds), self.batch_size)
-    for idxs, (x, y) in zip(lists, batches(ds, lists, self.workers)):
+    for idxs, (x, y) in zip(lists, progress(batches(ds, lists, self.workers), "clean", len(lists))):
         x, y, ids = x.to(self.device), y.to(self.device), names and [names[i] for i in idxs]
         for name, model in self.fast.items():
             logits = _logits_of(model, x, y, name, ids)
@@ -275,11 +277,10 @@ def _flat_share(model, x, y, name):
     "Share of the images for which the loss has no gradient"
     x = x.clone().requires_grad_()
     with torch.enable_grad(): logits = logits_in(model(x))
-    if not logits.requires_grad:
-        raise WrnbError(f"{name} gives no gradient, which attacks need: measure it without attacks")
     _check_labels(y, logits.shape[1], name)
     loss = F.cross_entropy(logits, y, reduction="sum")
-    grad, = torch.autograd.grad(loss, x, allow_unused=True, materialize_grads=True)
+    grad = torch.autograd.grad(loss, x, allow_unused=True)[0] if loss.requires_grad else None
+    if grad is None: raise WrnbError(_NO_GRADIENT.format(name))
     return (grad.flatten(1) == 0).all(1).float().mean().item()
 
 # %% ../nbs/44_measurement.ipynb #c0b1df63

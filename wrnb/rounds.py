@@ -19,6 +19,7 @@ from .corruptions import CORRUPTIONS
 from .estimation import DESIGNS
 from .outcomes import cells_in
 from .measurement import numbered_as, warn_if_flat
+from .corruptions import SETS
 from .corrupted_sets import FIFTEEN
 from .evaluation import (
     Sampling, attack_parts, clean_parts, corruption_parts, gathered, images_per_cell, joined, known_classes, measure)
@@ -29,7 +30,7 @@ FIRST_ROUND = 50  # images per cell to begin with, if `half_width` says when to 
 def _corruption_error_of(model, outcomes):
     "The rows with weights that the model's corruption error is made of"
     own = outcomes.cells[outcomes.cells.model == model]
-    own = own[(own.family == "c-bar") | own.perturbation.isin(FIFTEEN)]
+    own = own[own.family.isin(SETS) | own.perturbation.isin(FIFTEEN)]
     return own.assign(weight=1/max(len(own), 1))
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from .core import WrnbError, as_path, progress, this_process, wait_for
+from .core import WrnbError, as_path, this_process, wait_for
+from .progress import progress
 
 # %% ../nbs/03_tables.ipynb #4b022845
 def _write_and_move(path, write):
@@ -47,7 +48,7 @@ COLUMNS = dict(
     evaluation=_MEASURE,
     outcomes="model perturbation severity index wrong".split(),
     images="model index label margin confidence".split())
-_MORE_COLUMNS = dict(scores=["radius_l2"])  # that some runs have
+_MORE_COLUMNS = dict(scores=["radius_l2"], outcomes=["confidence"])  # that some runs have
 
 # %% ../nbs/03_tables.ipynb #e0ccc65d
 def _expected_columns(path, df):

@@ -26,6 +26,7 @@ from .runs import Run
 from .images import indices
 from .image_sets import subset
 from .learners import images_of
+from .named import model_and_images, named_images
 from .data import data_hash
 from .models import as_model, untouched, weights_hash
 from .inference import check_classifier, check_precision
@@ -229,10 +230,10 @@ def _digest(values):
 
 # %% ../nbs/46_validation.ipynb #06bf04ff
 def validate(
-    model, # a fastai Learner, or an nn.Module from [0,1] pixels to logits
+    model, # a fastai Learner, an nn.Module from [0,1] pixels to logits, or a name for `load_model`
     weak:np.ndarray, # weak samples: indices from `Scores.weakest`, or a mask with one True or False per training image
-    ds:Dataset=None, # training images; None takes the Learner's
-    test:Dataset=None, # test images; None takes the Learner's validation images
+    ds:Dataset=None, # training images, or a name for `load_data`; None takes the Learner's
+    test:Dataset=None, # test images, or a name likewise; None takes the Learner's validation images
     perturbations:list=None, # perturbations to measure; None takes `all_perturbations()`
     rule:str|float="mean", # what makes a weakness: a key of `RULES`, or an error in [0, 1]
     name:str="base", # name of the model in the table
@@ -250,13 +251,14 @@ def validate(
     check_precision(precision)
     how = dict(seed=check_whole("seed", seed, 0), batch_size=check_whole("batch_size", batch_size, 1),
                workers=check_whole("workers", workers, 0), device=pick_device(device))
-    kinds, run, ds = _listed(perturbations), Run(out) if out else None, images_of(model, ds)
+    kinds, run, test = _listed(perturbations), Run(out) if out else None, named_images(test, model, "valid")
+    model, ds = model_and_images(model, ds)
     test = numbered_as(images_of(model, test, "valid"), ds.classes, "test=")
     subsets = three_subsets(ds, weak, test, how["seed"])
     validation = partial(Validation, rule=rule, model=model, ds=ds, test=test)
     with untouched(model):
+        for images in (ds, test): check_classifier(model, images, how["device"])
         net = as_model(model).to(how["device"], memory_format=torch.channels_last)
-        for images in (ds, test): check_classifier(net, images, how["device"])
         options = dict(_identity(net, ds, weak, test, kinds), seed=how["seed"], precision=precision,
                        per_cell=per_cell and check_whole("per_cell", per_cell, 1))
         if not run or run.claim("validate", options, how["device"]):
