@@ -31,7 +31,7 @@ DEFAULTS = dict(
         model="digits_net", eps=.3, attack_eps=[2, 4, 8, 16], guide_eps=8.,
         base_epochs=15, base_lr=.2, bs=64, epochs=8),
     pretrained=dict(  # a model of torchvision, timm or efficientnet_lite0
-        base_epochs=5, base_lr=.01),
+        base_epochs=5, base_lr=.01, attacks=["fgsm", "pgd"], attack_eps=[1, 4]),
 )
 
 # %% ../nbs/76_commands.ipynb #0476e3ba
@@ -108,7 +108,9 @@ def _say_shifts(loop, table):
     loop.say(f"\n{title}:\n{percent.to_string(index=False)}")
 
 def _evaluate(given):
+    asked = set(given)
     loop, given = _open_or_begin(given)
+    if "folder" in given and "attacks" not in asked: given.pop("attacks", None)  # a stored set takes none
     sets = loop.shifted(given["folder"]) if "folder" in given else []
     if sets: return _say_shifts(loop, loop.evaluate_shifts(given["folder"], sets))
     evaluation = _call(loop.evaluate_on if "folder" in given else loop.evaluate, given)

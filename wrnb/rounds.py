@@ -16,13 +16,13 @@ from .tables import read_table
 from .runs import Run
 from .images import as_images
 from .corruptions import CORRUPTIONS
-from .estimation import DESIGNS
+from .estimation import DESIGNS, images_per_cell
 from .outcomes import cells_in
 from .measurement import numbered_as, warn_if_flat
 from .corruptions import SETS
 from .corrupted_sets import FIFTEEN
 from .evaluation import (
-    Sampling, attack_parts, clean_parts, corruption_parts, gathered, images_per_cell, joined, known_classes, measure)
+    Sampling, attack_parts, clean_parts, corruption_parts, first_images, gathered, joined, known_classes, measure, side_of)
 
 # %% ../nbs/61_rounds.ipynb #671d7099
 FIRST_ROUND = 50  # images per cell to begin with, if `half_width` says when to end
@@ -127,7 +127,8 @@ def job_of(
     goal = goal_of(half_width, against, models)
     if per_cell is None and half_width is not None: per_cell = min(FIRST_ROUND, len(test))
     corrupted = [p for p, _ in cells if p.family != "clean"]
-    n = images_per_cell(per_cell, len(test), len(corrupted) + len(kinds), len(models))
+    n_cells, side = len(corrupted) + len(kinds), side_of(first_images(test))
+    n = images_per_cell(per_cell, len(test), n_cells, len(models), side)
     radii = list(dict.fromkeys(p.eps for p in kinds))
     sampling = Sampling(test, n, design, seed, cells=corrupted, radii=radii)
     return Job(test, cells, kinds, sampling, goal, **more)

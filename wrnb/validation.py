@@ -33,7 +33,7 @@ from .inference import check_classifier, check_precision
 from .weak import new_figure
 from .corruptions import CORRUPTIONS, corruptions
 from .attacks import attacks
-from .estimation import design
+from .estimation import design, images_per_cell
 from wrnb.measurement import (
     Clean, as_tuple, count_classes, labels_in, measured, numbered_as, panel_of, warn_if_flat,
     warn_of_chance)
@@ -192,6 +192,12 @@ def _row(panel, p, which, ds, index=None):
 # %% ../nbs/46_validation.ipynb #6c6a744b
 def _cell(p): return p.family, p.name, float(p.severity)
 
+def _per_cell(per_cell, subsets, kinds):
+    "How many images of each subset a perturbation gets, at the most; None: all"
+    if per_cell is not None: return check_whole("per_cell", per_cell, 1)
+    n, side = max(map(len, subsets.values())), min(subsets["test"][0][0].shape[1:])
+    return images_per_cell(None, n, len(subsets)*len(kinds), 1, side)
+
 def _dealt(ds, kinds, per_cell, seed):
     "Which of these images each perturbation gets: cell -> indices; a cell that is missing gets all"
     cells = sorted(_cell(p) for p in kinds if p.family != "clean")
@@ -244,7 +250,7 @@ def validate(
     device:str="auto", # "auto", "cpu", "cuda", ...
     precision:str="fp32", # "fp32" or "bf16", of all answers but those to attacks, which have fp32
     compile:bool=False, # compile the model for these answers; changes the result by rounding alone
-    per_cell:int=None, # images per perturbation, in validation of each subset; None: all
+    per_cell:int=None, # images per perturbation, in validation of each subset; None: all, if `PASSES` allows
 )->Validation:
     "What the model is weak to: errors on weak, random and test images (arXiv 2509.19197 section III)"
     _check_rule(rule)
@@ -259,11 +265,11 @@ def validate(
     with untouched(model):
         for images in (ds, test): check_classifier(model, images, how["device"])
         net = as_model(model).to(how["device"], memory_format=torch.channels_last)
-        options = dict(_identity(net, ds, weak, test, kinds), seed=how["seed"], precision=precision,
-                       per_cell=per_cell and check_whole("per_cell", per_cell, 1))
+        n = _per_cell(per_cell, subsets, kinds)
+        options = dict(_identity(net, ds, weak, test, kinds), seed=how["seed"], precision=precision, per_cell=n)
         if not run or run.claim("validate", options, how["device"]):
             panel = panel_of({str(name): net}, precision, compile, **how)
-            table = _measure(panel, subsets, kinds, run and run.parts("validate"), per_cell)
+            table = _measure(panel, subsets, kinds, run and run.parts("validate"), n)
             warn_of_chance(table, {str(name): model}, count_classes(net, test, how["device"]))
             if not run: return validation(table)
             _finish(table, rule, run)
