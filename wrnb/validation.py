@@ -218,10 +218,11 @@ def _measure(panel, subsets, kinds, folder, per_cell=None):
 
 # %% ../nbs/46_validation.ipynb #4937da5f
 def _save_split(validation, run):
-    "Write weaknesses.json; all but the first of several processes wait for it"
+    "Write weaknesses.json, for which all processes but the first wait; returns the validation"
     path, text = run/"weaknesses.json", json.dumps(validation.split(), indent=2) + "\n"
     if first_process(): write_atomic(path, lambda p: p.write_text(text))
     else: wait_for(lambda: path.is_file() and path.read_text() == text, f"process 0 to save {path}")
+    return validation
 
 def _finish(table, rule, run):
     "Save what was measured, and note that the stage is done"
@@ -273,9 +274,7 @@ def validate(
             warn_of_chance(table, {str(name): model}, count_classes(net, test, how["device"]))
             if not run: return validation(table)
             _finish(table, rule, run)
-    kept = validation(read_table(run/"validation.csv"))
-    _save_split(kept, run)
-    return kept
+    return _save_split(validation(read_table(run/"validation.csv")), run)
 
 # %% ../nbs/46_validation.ipynb #f496f727
 def _identity(net, ds, weak, test, kinds):
