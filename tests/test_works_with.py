@@ -1,7 +1,7 @@
 """Each line of the README's table "Works with" is run as it is written there, with the real library.
 
-Names of what is large or on a hub are replaced by small ones that are made here: a model of three classes saved to
-disk, a published layout with random weights. If the table gets a line, it needs a test here, and the other way round.
+Names of what is large or on a hub are replaced by small ones that are made here: a model of three classes
+saved to disk, a published layout with random weights. If the table gets a line, it needs a test here.
 """
 import re
 from pathlib import Path
@@ -22,7 +22,8 @@ README = (Path(__file__).parent.parent/"README.md").read_text(encoding="utf-8")
 TABLE = README[README.index("## Works with"):README.index("## The rooms")]
 LINES = re.findall(r"^\| .+ \| `(.+)` \|$", TABLE, re.M)
 PETS, RNG = ["cat", "dog", "fish"], np.random.default_rng(0)
-TEN = "n01440764 n02102040 n02979186 n03000684 n03028079 n03394916 n03417042 n03425413 n03445777 n03888257".split()
+TEN = """n01440764 n02102040 n02979186 n03000684 n03028079 n03394916 n03417042 n03425413 n03445777
+    n03888257""".split()
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +54,8 @@ def checked(have):
     return have["scores"]
 
 
-TESTED = ["learn)", "(net, ds)", "torchvision:", "timm:", "hf:", "load_dataset", "vgg16_bn", "wrnb.imagecorruptions",
-          "v2.Compose", "corrupt(image", "shifted_sets", "to_cleanlab", "to_hf"]
+TESTED = ["learn)", "(net, ds)", "torchvision:", "timm:", "hf:", "load_dataset", "vgg16_bn",
+          "wrnb.imagecorruptions", "v2.Compose", "corrupt(image", "shifted_sets", "to_cleanlab", "to_hf"]
 
 
 def test_every_line_has_a_test():
@@ -81,7 +82,8 @@ def pets(datasets, n=6):
     "A set of Hugging Face's"
     features = datasets.Features(dict(image=datasets.Image(), label=datasets.ClassLabel(names=PETS)))
     images = [Image.fromarray(RNG.integers(0, 256, (32, 32, 3), dtype=np.uint8)) for _ in range(n)]
-    return datasets.Dataset.from_dict(dict(image=images, label=[k % 3 for k in range(n)]), features=features)
+    columns = dict(image=images, label=[k % 3 for k in range(n)])
+    return datasets.Dataset.from_dict(columns, features=features)
 
 
 def test_a_model_of_the_hub(have, tmp_path):
@@ -98,7 +100,8 @@ def test_a_model_of_the_hub(have, tmp_path):
 def test_a_set_of_the_hub(have, tmp_path):
     datasets = pytest.importorskip("datasets")
     datasets.DatasetDict(train=pets(datasets)).save_to_disk(tmp_path)
-    own = have | dict(net=load_model("digits_net", 3).eval(), load_dataset=lambda _: datasets.load_from_disk(tmp_path))
+    net = load_model("digits_net", 3).eval()
+    own = have | dict(net=net, load_dataset=lambda _: datasets.load_from_disk(tmp_path))
     assert len(checked(run(line_with("load_dataset"), own))) == 6
 
 
@@ -139,7 +142,8 @@ def test_a_shifted_set(have, tmp_path, monkeypatch):
 def test_cleanlab(have):
     cleanlab, _ = pytest.importorskip("cleanlab"), pytest.importorskip("datasets")
     own = run(line_with("learn)"), dict(have))
-    lab = own["lab"] = cleanlab.Datalab(dict(label=own["scores"].table.label.tolist()), label_name="label", verbosity=0)
+    labels = dict(label=own["scores"].table.label.tolist())
+    lab = own["lab"] = cleanlab.Datalab(labels, label_name="label", verbosity=0)
     lab.find_issues(pred_probs=np.full((40, 10), .1), issue_types=dict(label={}))
     run(line_with("to_cleanlab"), own)
     assert {"is_label_issue", "is_weak_issue", "weak_score"} <= set(lab.get_issues())
