@@ -254,7 +254,11 @@ def test_a_saved_set_by_its_folder(tmp_path):
     assert (len(ours), len(others), ours.size, ours.classes) == (9, 6, 32, PETS)
     assert ours.ids[:2] == ["train/0", "train/1"] and others.ids[0] == "validation/0"
     assert torch.equal(ours[4][0], pixels(train.pictures[4])[0]) and others[0][0].shape == (3, 32, 32)
+    assert ours.origin.startswith(f"train of hf:{tmp_path}: pictures of 32 pixels, the median of the first")
+    wanted, _ = load_data(f"hf:{tmp_path}", model_size=24)
+    assert wanted.origin.endswith("24 pixels, the size the model was pretrained for")
     few, _ = load_data(f"hf:{tmp_path}", size=16, limit=5)
+    assert few.origin.endswith("16 pixels, as you asked")
     assert len(few) == 5 and few[0][0].shape == (3, 16, 16)
     again, _ = load_data(f"hf:{tmp_path}", limit=5)
     assert [torch.equal(x, ours.pixels([ours.ids.index(i)])[0]) for (x, _), i in zip(again, again.ids)] == [True]*5

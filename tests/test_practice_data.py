@@ -27,6 +27,7 @@ from wrnb.folders import folder_set, load_data
 from wrnb.learners import LearnerSet, class_order, images_of
 from wrnb.loaders import pixel_loaders
 from wrnb.data import data_hash
+from wrnb.setup import Setup
 
 RNG = np.random.default_rng(0)
 
@@ -196,6 +197,7 @@ import sys, random
 from torchvision import transforms as tv
 from torchvision.datasets import ImageFolder
 from wrnb.data import data_hash
+from wrnb.setup import Setup
 
 class Faded:
     def __init__(self, by): self.by = by
@@ -440,11 +442,34 @@ def test_the_size_is_the_medians_and_is_said(tmp_path):
     train, test = load_data(tmp_path)
     assert train.size == test.size == 32 and train[0][0].shape == (3, 32, 32)
     assert train.origin == f"train/ of {tmp_path.name}: pictures of 32 pixels, the median of their shorter sides is 32"
-    assert load_data(tmp_path, size=20)[0].origin.endswith("20 pixels, as asked")
+    assert test.origin.endswith("32 pixels, as in train/")
+    assert load_data(tmp_path, size=20)[0].origin.endswith("20 pixels, as you asked")
+    assert folder_set(tmp_path, "train", size=20).origin.endswith("20 pixels, as you asked")
     for i in range(5): cat(i, 300, 400)
     train, _ = load_data(tmp_path)
     assert train.size == 224 and "224 pixels, the median of their shorter sides is 300" in train.origin
     refused(lambda: load_data(tmp_path, size=2.5), "size=2.5")
+
+
+def origins(tmp_path, model, **setup):
+    "The lines about the training and the test images of a setup"
+    return [ds.origin for ds in Setup(str(pictures(tmp_path, *PETS)), model, **setup).images(None)]
+
+
+def test_a_size_that_the_model_brings_is_not_called_asked(tmp_path):
+    train, test = origins(tmp_path, "efficientnet_lite0")
+    assert train.endswith("224 pixels, the size the model was pretrained for")
+    assert test.endswith("224 pixels, the size the model was pretrained for")
+    train, test = origins(tmp_path, "efficientnet_lite0", size=64)
+    assert train.endswith("64 pixels, as you asked") and test.endswith("64 pixels, as you asked")
+    train, _ = origins(tmp_path, "resnet20")  # which was pretrained for no size
+    assert "the median of their shorter sides is" in train
+
+
+def test_drawn_test_images_tell_the_same_size(tmp_path):
+    pictures(tmp_path, *[f"{c}/{i}.png" for c in ("cat", "dog") for i in range(4)])
+    for ds in Setup(str(tmp_path), "efficientnet_lite0", test_share=.3).images(None):
+        assert "pictures of 224 pixels, the size the model was pretrained for" in ds.origin and "asked" not in ds.origin
 
 
 def test_a_home_folder(tmp_path, monkeypatch):

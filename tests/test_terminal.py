@@ -1,7 +1,7 @@
 """What a terminal shows: a progress bar is drawn only there, so tests whose output is a pipe never see one."""
 import os, pty, sys
 
-CODE = "from wrnb.core import progress; print('sum', sum(progress([1, 2, 3], 'adding')))"
+CODE = "from wrnb.progress import progress; print('sum', sum(progress([1, 2, 3], 'adding')))"
 
 
 def test_a_terminal_gets_a_bar_with_its_label(tmp_path, monkeypatch):

@@ -12,15 +12,17 @@ import pandas as pd
 import pytest
 import torch
 
+from wrnb.cli import main
 from wrnb.corrections import Corrections, apply_corrections
 from wrnb.data import data_hash
 from wrnb.folders import load_data
+from wrnb.loop import Loop
 from wrnb.pretrained import load_model
 from wrnb.scoring import score_robustness
 from wrnb.shelf import KEYS
 import wrnb.workbench  # gives `Scores` its methods
 
-from helpers import ROOT
+from helpers import ROOT, complaint
 from test_browser import BROWSER, FLAGS
 
 needs_widgets = pytest.mark.skipif(not find_spec("ipywidgets"), reason='no ipywidgets: pip install "wrnb[widgets]"')
@@ -82,6 +84,9 @@ def test_menus_choose_what_is_shown(scores):
     assert set(scores.table.label[bench.shelf.idxs]) == {8}
     bench.label.value, bench.pred.value = "any", "3"
     assert set(scores.table.pred[bench.shelf.idxs]) == {3}
+    bench.show.value, bench.pred.value, bench.confused.value = "weak", "any", "8"
+    shelf = bench.shelf
+    assert shelf.idxs and all(shelf.asker.confusions(i).index[0] == "8" for i in shelf.idxs)
     bench.severity.value = 5
     assert "Corruptions of severity 5" in bench.details.value
     assert not bench.decisions.children, "there is nothing to decide without a run folder"
@@ -101,6 +106,28 @@ def test_the_next_scoring_uses_what_was_decided(scores, digits_model, tmp_path):
     assert joined.score_again.iloc[i] != joined.score.iloc[i]
     assert not joined.clean_correct_again.iloc[i]
     assert again.options == scores.options and data_hash(again.ds) != data_hash(scores.ds)
+
+
+@needs_widgets
+def test_a_run_folder_browses_and_its_corrections_go_into_the_next_run(digits_model, tmp_path, capsys):
+    common = ["score", "digits", "--model", f"{digits_model}", "--limit", "200", "--eps", ".3", "--n-neighbors", "10",
+              "--device", "cpu"]
+    assert main([*common, "--out", f"{tmp_path}/first"]) == 0
+    scores = Loop(tmp_path/"first", device="cpu").scores()
+    assert scores.browse().shelf.idxs[:5] == scores.weakest(5).tolist()
+    desk = scores.clean()
+    for key in "rd": desk.press(key)
+    assert (tmp_path/"first/corrections.csv").is_file()
+    capsys.readouterr()
+    assert main([*common, "--out", f"{tmp_path}/second", "--corrections", f"{tmp_path}/first"]) == 0
+    assert "corrected by" in capsys.readouterr().out
+    again = Loop(tmp_path/"second", device="cpu").scores()
+    relabelled, dropped = desk.shelf.corrections.log.itertuples()
+    assert len(again) == 199 and dropped.id not in set(again.table.id)
+    row = again.table.set_index("id").loc[relabelled.id]
+    assert again.ds.classes[row.label] == relabelled.label
+    assert complaint(capsys, *common, "--out", tmp_path/"first", "--corrections", tmp_path/"first")
+    assert "has no decisions" in complaint(capsys, *common, "--out", tmp_path/"third", "--corrections", tmp_path/"none")
 
 
 # --- in JupyterLab --------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ __all__ = []
 import wrnb
 from .late import *
 from .core import *
+from .progress import *
 from .randomness import *
 from .tables import *
 from .runs import *
@@ -57,15 +58,15 @@ from .reliability import *
 from .checkup import *
 
 _rooms = (
-    wrnb.late, wrnb.core, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.columns,
-    wrnb.hub_data, wrnb.data, wrnb.loaders, wrnb.networks, wrnb.checkpoints,
-    wrnb.models, wrnb.hub_models, wrnb.pretrained, wrnb.catalogue, wrnb.inference, wrnb.training,
-    wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.corrections,
-    wrnb.exchange, wrnb.c_bar, wrnb.arrays, wrnb.corruptions, wrnb.transforms,
-    wrnb.attacks, wrnb.closeups, wrnb.shelf, wrnb.workbench, wrnb.estimation, wrnb.calibration,
-    wrnb.outcomes, wrnb.measurement, wrnb.monitoring, wrnb.validation, wrnb.fine_tuning,
-    wrnb.enhancement, wrnb.corrupted_sets, wrnb.corrupted_copies,
-    wrnb.shifted_sets, wrnb.evaluation, wrnb.rounds, wrnb.benchmark, wrnb.differences,
-    wrnb.reliability, wrnb.checkup,
+    wrnb.late, wrnb.core, wrnb.progress, wrnb.randomness, wrnb.tables, wrnb.runs,
+    wrnb.columns, wrnb.hub_data, wrnb.data, wrnb.loaders, wrnb.networks,
+    wrnb.checkpoints, wrnb.models, wrnb.hub_models, wrnb.pretrained, wrnb.catalogue,
+    wrnb.inference, wrnb.training, wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak,
+    wrnb.corrections, wrnb.exchange, wrnb.c_bar, wrnb.arrays, wrnb.corruptions,
+    wrnb.transforms, wrnb.attacks, wrnb.closeups, wrnb.shelf, wrnb.workbench,
+    wrnb.estimation, wrnb.calibration, wrnb.outcomes, wrnb.measurement, wrnb.monitoring,
+    wrnb.validation, wrnb.fine_tuning, wrnb.enhancement, wrnb.corrupted_sets,
+    wrnb.corrupted_copies, wrnb.shifted_sets, wrnb.evaluation, wrnb.rounds,
+    wrnb.benchmark, wrnb.differences, wrnb.reliability, wrnb.checkup,
 )
 __all__ = [name for room in _rooms for name in room.__all__]

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 
 from .core import WrnbError, check_choice, check_pixels, check_range, check_whole
+from .progress import progress
 from .randomness import fold_in, image_keys, normal, uniform
 from .images import as_images
 from .image_sets import batches
@@ -42,7 +43,12 @@ def _loss_gradient(model, v, y, x=None):
     with torch.enable_grad():
         logits = _check_logits(model(v if x is None else (x + v).clamp(0, 1)), y)
         loss = F.cross_entropy(logits, y, reduction="sum")
-    return torch.autograd.grad(loss, v)[0], logits.detach().argmax(1) == y
+    if not loss.requires_grad: raise WrnbError(_NO_GRADIENT.format("the model"))
+    g, = torch.autograd.grad(loss, v, allow_unused=True)
+    if g is None: raise WrnbError(_NO_GRADIENT.format("the model"))
+    return g, logits.detach().argmax(1) == y
+
+_NO_GRADIENT = "{} gives no gradient in the pixels, which attacks need: measure it without attacks"
 
 # %% ../nbs/38_attacks.ipynb #9eef170c
 @contextmanager
@@ -249,7 +255,7 @@ def universal_perturbation(
     with _attacked(model) as net:
         keys = torch.cat([image_keys(_pixels(xb), seed) for xb in x.split(rows)])
         delta = torch.zeros_like(_pixels(x[:1])[0], device=net.mean.device)
-        for epoch in range(s.steps if s.eps else 0):
+        for epoch in progress(range(s.steps if s.eps else 0), "universal perturbation"):
             order = fold_in(keys, "uap", epoch).argsort()
             for i in order.split(batch_size):
                 g = _sum_of_gradients(net, delta, x[i], y[i].to(delta.device), rows)

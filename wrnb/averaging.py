@@ -71,7 +71,8 @@ def plot(self:TradeOff):
     t = self.table
     clean, corrupted, low, high = (100*t[c] for c in ("clean_error", "corruption_error", "low", "high"))
     fig, ax = new_figure(figsize=(4.6, 3.2), layout="constrained")
-    ax.errorbar(clean, corrupted, yerr=[corrupted - low, high - corrupted], marker="o", capsize=2, elinewidth=.8)
+    ends = [(corrupted - low).clip(lower=0), (high - corrupted).clip(lower=0)]
+    ax.errorbar(clean, corrupted, yerr=ends, marker="o", capsize=2, elinewidth=.8)
     for alpha, x, y in zip(t.alpha, clean, corrupted):
         ax.annotate(f"{alpha:g}", (x, y), (5, 5), textcoords="offset points", fontsize=8)
     ax.set(xlabel="clean error (%)", ylabel="corruption error (%)")

@@ -28,7 +28,7 @@ from .corrupted_sets import FIFTEEN
 from wrnb.evaluation import (
     attacks_on, by_name, cells_of, check_different, first_images, images_to_measure, prepared, record_of,
     with_intervals)
-from .rounds import job_of
+from .rounds import answers_in, job_of
 
 # %% ../nbs/62_benchmark.ipynb #f382493f
 @dataclass
@@ -68,8 +68,9 @@ def evaluate(
     compile:bool=False, # compile the models for these answers; changes the result by rounding alone
     per_cell:int=None, # images per corruption and severity, and per radius; None: all, if `PASSES` allows
     design:str="spread", # "spread": other images in each, all used equally often; "same": the same in all
-    half_width:float=None, # add images until the corruption error's 95 % interval is +- so many points
+    half_width:float=None, # add images until the corruption error has a 95 % interval of +- so many points
     against:str=None, # a model: then the differences of the others to it have to be known so well
+    answers:str=None, # a run folder, to take answers to the same pictures from
     adjust:bool=True, # if a part is measured, adjust by what one clean pass tells of every image
     confidences:bool=False, # keep how confident each answer was, for `Evaluation.calibration`
 )->Evaluation:
@@ -84,7 +85,8 @@ def evaluate(
         record = record_of(nets, test, cells, kinds, how["device"]) | job.record | _asked(
             families, how["seed"], precision, confidences)
         if run and not run.claim("evaluate", record, how["device"]): return read_evaluation(run.path)
-        panel = recording(panel_of(nets, precision, compile, **how), confidences)
+        taken = {} if confidences else answers_in(answers, record)  # those have no confidences
+        panel = recording(panel_of(nets, precision, compile, **how, answers=taken), confidences)
         outcomes, images = job.measure(panel, run and run.parts("evaluate"))
         table = with_intervals(error_table(outcomes.cells), outcomes)
         warn_of_chance(table, models, count_classes(panel.models[table.model[0]], first_images(test), how["device"]))

@@ -22,6 +22,7 @@ from torch import nn
 import torch
 
 from .core import WrnbError, first_process, this_process
+from .progress import Work
 from .tables import write_atomic
 from .models import _DAMAGE, _torch_file, check_logits, logits_in
 
@@ -200,3 +201,14 @@ class LogitsCallback(Callback):
         if self.y.max() >= n_outputs:
             raise WrnbError(f"labels go up to {self.y.max()} and the model has {n_outputs} outputs: "
                             "give model= a classifier for these classes")
+
+# %% ../nbs/23_callbacks.ipynb #59c31a0b
+class _FarCallback(Callback):
+    "Note after each step how many epochs are done"
+    order = 80
+    def __init__(self,
+        work:Work, # the epochs, from `under_way`
+    ): self.work = work
+
+    def after_batch(self):
+        if self.training: self.work.step_to(self.epoch + (self.iter + 1)/self.n_iter)

@@ -66,7 +66,7 @@ def state_in(
     states = _states(content)
     if states: return _chosen_state(states, path)
     found = first_of(content) if isinstance(content, Mapping) else type(content).__name__
-    raise WrnbError(f"{path} holds no weights but {found}: save the model's state_dict in it")
+    raise WrnbError(f"{path} holds no weights but {found or 'nothing'}: save the model's state_dict in it")
 
 # %% ../nbs/16_checkpoints.ipynb #44f9296e
 _SYNONYMS = (("stage_", "layer"), ("_reduce", "1"), ("_conv.", "2."), ("_expand", "3"), ("_1_3x3", "1"),

@@ -101,7 +101,7 @@ def plot(self:Checkup):
     for label, own in groups.items():
         own = [name for name in own if name in found]
         e = [found[name] for name in own]
-        ends = [[100*(x.value - x.low) for x in e], [100*(x.high - x.value) for x in e]]
+        ends = [[100*max(x.value - x.low, 0) for x in e], [100*max(x.high - x.value, 0) for x in e]]
         y = range(len(names), len(names) + len(own))
         ax.errorbar([100*x.value for x in e], y, xerr=ends, fmt="o", ms=4, lw=1.3, label=label)
         names += own

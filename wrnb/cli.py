@@ -141,6 +141,7 @@ _READING = dict(
     std=dict(type=_number_or_name, nargs="+", metavar="S"),
     **dict.fromkeys(("out", "folder"), dict(metavar="FOLDER")),
     others=dict(nargs="*", metavar="RUN"),
+    corrections=dict(metavar="FILE"),
 )
 
 # %% ../nbs/77_cli.ipynb #d6260d80

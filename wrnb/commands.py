@@ -6,6 +6,7 @@
 __all__ = ['DEFAULTS']
 
 # %% ../nbs/76_commands.ipynb #311bc567
+import os, sys, time
 from functools import partial
 from importlib import import_module
 from inspect import signature
@@ -16,8 +17,10 @@ import wrnb
 # %% ../nbs/76_commands.ipynb #0fcadceb
 def _import_rooms():
     "Import the rooms that do the work; from then on they are `wrnb.core`, `wrnb.loop`, ..."
+    if "ipykernel" not in sys.modules: os.environ.setdefault("MPLBACKEND", "agg")  # no window opens
     for room in ("corrupted_copies", "catalogue", "shifts"): import_module(f"wrnb.{room}")
-    for room in ("gate", "comparison", "checks"): import_module(f"wrnb.{room}")  # which import all the others
+    for room in ("gate", "comparison", "checks", "times"):  # which import all the others
+        import_module(f"wrnb.{room}")
 
 # %% ../nbs/76_commands.ipynb #bdd764d8
 DEFAULTS = dict(
@@ -28,7 +31,7 @@ DEFAULTS = dict(
         model="digits_net", eps=.3, attack_eps=[2, 4, 8, 16], guide_eps=8.,
         base_epochs=15, base_lr=.2, bs=64, epochs=8),
     pretrained=dict(  # a model of torchvision, timm or efficientnet_lite0
-        base_epochs=5, base_lr=.01),
+        base_epochs=5, base_lr=.01, attacks=["fgsm", "pgd"], attack_eps=[1, 4]),
 )
 
 # %% ../nbs/76_commands.ipynb #0476e3ba
@@ -105,7 +108,9 @@ def _say_shifts(loop, table):
     loop.say(f"\n{title}:\n{percent.to_string(index=False)}")
 
 def _evaluate(given):
+    asked = set(given)
     loop, given = _open_or_begin(given)
+    if "folder" in given and "attacks" not in asked: given.pop("attacks", None)  # a stored set takes none
     sets = loop.shifted(given["folder"]) if "folder" in given else []
     if sets: return _say_shifts(loop, loop.evaluate_shifts(given["folder"], sets))
     evaluation = _call(loop.evaluate_on if "folder" in given else loop.evaluate, given)
@@ -146,9 +151,11 @@ def _run(given,
     for strategy in strategies:
         if not (unguided and strategy == "reva"): _call(partial(loop.enhance, strategy), given)
     evaluation = _call(loop.evaluate, evaluated)
+    start = time.monotonic()
     page = loop.report()
     _say_errors(loop, evaluation)
-    loop.say(f"\n{page}")
+    times = loop.times_in_words(report=time.monotonic() - start)
+    loop.say(f"\nTime of each stage:\n{times}\n\n{page}")
 
 # %% ../nbs/76_commands.ipynb #56ada5fb
 def _corrupt(given,

@@ -10,7 +10,6 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import matplotlib
 import pandas as pd
 
 from .core import WrnbError, first_process
@@ -105,7 +104,6 @@ def compare_runs(
     e, (first, *others) = together(found), found
     path = found[first].run/f"compare-{'-'.join(others)}.html"
     if not first_process(): return path
-    matplotlib.use("agg")
     here = _Figures(found[first].run, path.stem)
     options = table_block(_differing_options(found), folded=False)
     sections = [("corruptions", "Corruptions", corruptions_section(here, e)),

@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['WrnbError', 'plain_number', 'check_range', 'check_whole', 'check_choice', 'as_path', 'check_pixels', 'wilson',
-           'Process', 'this_process', 'first_process', 'wait_for', 'shows_progress', 'progress', 'print_line',
-           'pick_device']
+           'Process', 'this_process', 'first_process', 'wait_for', 'print_line', 'pick_device']
 
 # %% ../nbs/01_core.ipynb #9dabd42d
-import os, sys, time, warnings
+import os, time, warnings
 from numbers import Integral, Real
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,6 @@ import torch
 from .late import late
 
 # %% ../nbs/01_core.ipynb #148147a3
-fastprogress = late("fastprogress.fastprogress")
 special = late("scipy.special")
 
 # %% ../nbs/01_core.ipynb #2670e8d1
@@ -36,6 +34,10 @@ def plain_number(
 
 # %% ../nbs/01_core.ipynb #b8e6cad3
 def _is_real(value): return isinstance(value, Real) and not isinstance(value, bool)
+
+def _as_given(value):
+    "A value as a message shows it: text in quotes, since '3' is not a number"
+    return repr(value) if isinstance(value, str) else value
 
 # %% ../nbs/01_core.ipynb #12a0bc00
 def _range_in_words(low, high, above):
@@ -55,7 +57,8 @@ def check_range(
     number = plain_number(value)
     fits = _is_real(number) and (low < number if above else low <= number) and number <= high
     if not fits:
-        raise WrnbError(f"{name}={number} is out of range: give a number{_range_in_words(low, high, above)}")
+        way = f"give a number{_range_in_words(low, high, above)}"
+        raise WrnbError(f"{name}={_as_given(number)} is out of range: {way}")
     return int(number) if isinstance(number, Integral) else float(number)
 
 # %% ../nbs/01_core.ipynb #d973fe02
@@ -69,7 +72,8 @@ def check_whole(
     number = plain_number(value)
     if _is_real(number) and number % 1 == 0: number = int(number)
     if not isinstance(number, Integral) or isinstance(number, bool):
-        raise WrnbError(f"{name}={number} is not a whole number: give one{_range_in_words(low, high, False)}")
+        way = f"give one{_range_in_words(low, high, False)}"
+        raise WrnbError(f"{name}={_as_given(number)} is not a whole number: {way}")
     return check_range(name, number, low, high)
 
 # %% ../nbs/01_core.ipynb #1391bed8
@@ -182,28 +186,11 @@ def wait_for(
             patience = float("inf")
     return result
 
-# %% ../nbs/01_core.ipynb #beba31fe
-def shows_progress()->bool:
-    "Is there a terminal or notebook to show a progress bar in? Of several processes only the first shows one"
-    return first_process() and ("ipykernel" in sys.modules or sys.stdout.isatty())
-
-# %% ../nbs/01_core.ipynb #7099a1e6
-def progress(
-    it, # what to go through
-    label:str="", # what is being done, shown after the bar
-    total:int=None, # number of items, if `len(it)` does not say
-):
-    "Go through `it` with a progress bar, in a terminal or a notebook; silent if the output is a file or a pipe"
-    if not shows_progress(): return iter(it)
-    bar = fastprogress.progress_bar(it, total=total, leave=False)
-    bar.comment = label  # in a terminal the bar takes no comment when it is made
-    return bar
-
 # %% ../nbs/01_core.ipynb #47fb3818
 def print_line(
     line:str, # what happened
 ):
-    "Print a line of progress at once, also if the output is a file or a pipe"
+    "Print a line at once, also if the output is a file or a pipe"
     print(line, flush=True)
 
 # %% ../nbs/01_core.ipynb #b0522756

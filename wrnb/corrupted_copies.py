@@ -17,12 +17,14 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .core import WrnbError, check_whole, pick_device, progress, this_process
+from .core import WrnbError, check_whole, pick_device, this_process
+from .progress import progress
 from .tables import write_atomic
 from .runs import Run
 from .images import as_images, classes_of
 from .image_sets import batches
 from .data import data_hash
+from .models import untouched
 from .c_bar import MAKERS, bar_names
 from .corruptions import Corruption, EXTRA, corrupt, pick_preset
 from .archives import is_name, save_picture
@@ -145,7 +147,7 @@ def save_corrupted(
     options = dict(name=getattr(ds, "name", type(ds).__name__), data=data_hash(ds), n=len(ds), size=size,
                    classes=job.classes, corruptions=names, preset=preset, seed=seed)
     if job.run.claim("corrupt", options, job.device):
-        (_save_arrays if preset == "cifar-c" else _save_pictures)(job)
+        with untouched(): (_save_arrays if preset == "cifar-c" else _save_pictures)(job)
         job.run.finish("corrupt")
     return corrupted_set(job.run.path)
 

@@ -15,6 +15,7 @@ import torch
 
 from .late import late
 from .core import WrnbError, as_path, check_range, check_whole
+from .progress import progress
 from .pictures import _opened, read_image
 from .images import _check_names
 from .image_sets import ImageSet, limited
@@ -133,20 +134,20 @@ def _check_known(path, names, own, classes):
     warnings.warn(f"{split} has no pictures of {len(lacking)} of the {len(classes)} classes, such as {lacking[0]}")
 
 # %% ../nbs/11_folders.ipynb #f0a70941
-def _brought_to(size, files):
+def _brought_to(size, why, files):
     "The side that pictures are brought to, and a few words about it"
-    if size is not None: return check_whole("size", size, 1), "as asked"
+    if size is not None: return check_whole("size", size, 1), why
     median = _median_side(files)
     return min(224, median), f"the median of their shorter sides is {median}"
 
 # %% ../nbs/11_folders.ipynb #7d6adf4f
-def _file_set(path, split, size=None, classes=None, nested=False):
+def _file_set(path, split, size=None, classes=None, nested=False, why="as you asked"):
     "The pictures below `path/split` as a set in files, whatever its size"
     names, own = _list_split(path, split, nested)
     number = {c: i for i, c in enumerate(classes or sorted(set(own)))}
     _check_known(path, names, own, number)
     files = [str(path/n) for n in names]
-    size, why = _brought_to(size, files)
+    size, why = _brought_to(size, why, files)
     origin = f"{split or 'all'}/ of {path.name}: pictures of {size} pixels, {why}"
     return ImageSet(files, [number[c] for c in own], list(number), names, path.name, size=size, origin=origin)
 
@@ -160,7 +161,9 @@ def in_memory(
     "The same images, decoded now and held as 8-bit integers"
     x = np.empty((len(ds), 3, ds.size, ds.size), np.uint8)
     def read(i): x[i] = read_image(ds.items[i], ds.size).transpose(2, 0, 1)
-    with ThreadPoolExecutor() as pool: list(pool.map(read, range(len(ds)), chunksize=256))
+    with ThreadPoolExecutor() as pool:
+        done = pool.map(read, range(len(ds)), chunksize=256)
+        for _ in progress(done, "reading pictures", len(ds)): pass
     return ds._like(torch.from_numpy(x), ds.labels)
 
 def _held_if_small(ds): return ds if ds.held or len(ds)*3*ds.size**2 > _IN_MEMORY else in_memory(ds)
@@ -246,10 +249,16 @@ def _drawn(ds, share, seed):
     return train, test
 
 # %% ../nbs/11_folders.ipynb #6e1c98ae
-def _sets_of(name, size, test_share, seed):
+def _sets_of(name, size, why, test_share, seed):
     "The training and test images that `name` means, all of them"
     if name == "digits": return _digits()
-    return _folder_sets(_data_folder(name), size, name == "cifar100", test_share, seed)
+    how = dict(nested=name == "cifar100", test_share=test_share, seed=seed)
+    return _folder_sets(_data_folder(name), size, why, **how)
+
+def _size_and_reason(size, model_size):
+    "The size to bring pictures to, and who wants it"
+    if size is None and model_size: return model_size, "the size the model was pretrained for"
+    return size, "as you asked"
 
 
 def load_data(
@@ -259,20 +268,25 @@ def load_data(
     test_limit:int=None, # number of test images to keep, drawn with seed 0
     test_share:float=None, # share of each class to draw as test images, above 0; only for a folder that has none
     seed:int=0, # of that draw
+    model_size:int=None, # side in pixels that the model was pretrained for; taken if `size` is None
 )->tuple: # (train, test), two `ImageSet`s with the same classes
     "Training and test images. Raise `WrnbError` if `name` is neither known nor such a folder"
+    size, why = _size_and_reason(size, model_size)
     if str(name).startswith("hf:"):
         if test_share is not None: raise WrnbError("test_share= is for folders: hf:NAME has its own test images")
-        return hub_sets(str(name)[3:], size, limit, test_limit)
-    train, test = _sets_of(name, size, test_share, seed)
+        return hub_sets(str(name)[3:], size, limit, test_limit, why)
+    train, test = _sets_of(name, size, why, test_share, seed)
     return _held_if_small(limited(train, limit)), _held_if_small(limited(test, test_limit))
 
 # %% ../nbs/11_folders.ipynb #5d82334f
-def _folder_sets(path, size, nested, test_share, seed):
+def _folder_sets(path, size, why, nested, test_share, seed):
     "Training and test images of a folder, as sets in files"
     folder, test_folder = _train_folder(path, test_share), _test_folder(path, test_share)
-    train = _file_set(path, folder, size, None, nested)
+    train = _file_set(path, folder, size, nested=nested, why=why)
     if len(train.classes) < 2:
         raise WrnbError(f"{path/folder} has one class, {train.classes[0]}: it needs a sub-folder for each of several")
-    if test_folder: return train, _file_set(path, test_folder, train.size, train.classes, nested)
+    if test_folder:
+        same = dict(size=train.size, classes=train.classes, nested=nested)
+        if size is None: why = "as in train/"
+        return train, _file_set(path, test_folder, why=why, **same)
     return _drawn(train, _SHARE if test_share is None else test_share, seed)

@@ -13,6 +13,7 @@ from PIL import Image
 import torch
 
 from .core import pick_device
+from .progress import progress
 from .neighbors import neighbor_keys, neighbors
 from .inference import InferenceModel
 from .corruptions import CORRUPTIONS, corrupt
@@ -83,7 +84,8 @@ def weak_pictures(
     ask, scores = Answers(found), found.scores
     rows = scores.ranked(seed=found.loop.setup.seed)
     rows = rows[rows.score > 0].head(n)
-    return [_weak_picture(ask, scores, r, n_asked) for r in rows.itertuples()]
+    each = progress(rows.itertuples(), "report, weak image", len(rows))
+    return [_weak_picture(ask, scores, r, n_asked) for r in each]
 
 # %% ../nbs/71_gallery.ipynb #0eb0bf29
 def _weak_classes(found, n):

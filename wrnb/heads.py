@@ -18,6 +18,7 @@ from torch import nn
 import torch
 
 from .core import WrnbError, check_whole
+from .progress import progress
 from .image_sets import batches
 from .models import as_model, logits_in, untouched
 from .inference import logits_of
@@ -190,7 +191,8 @@ def _choose_strength(X, y, seed, limit=5_000):
     folds = min(5, np.bincount(y).min())
     if folds < 2: return .1, None
     parts = list(StratifiedKFold(folds, shuffle=True, random_state=seed).split(X, y))
-    (_, error), C = min((_held_out(X, y, C, parts), C) for C in _STRENGTHS)
+    tried = progress(_STRENGTHS, "linear probe, strength")
+    (_, error), C = min((_held_out(X, y, C, parts), C) for C in tried)
     return C, float(error)
 
 # %% ../nbs/50_heads.ipynb #c1e824b3

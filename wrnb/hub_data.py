@@ -72,8 +72,9 @@ def hub_set(
     undecoded = type(ds.features["image"])(decode=False)
     column, idxs = ds.select_columns(["image"]).cast_column("image", undecoded), _chosen(len(ds), limit)
     if size is None: size = _size_of([_decoded(column[i]["image"], f"{part}/{i}") for i in range(min(50, len(ds)))])
-    ids = [f"{part}/{i}" for i in idxs]
-    return ImageSet(_pixels_of(column, idxs, size, part), labels[idxs], classes, ids, name, size=size)
+    x, ids = _pixels_of(column, idxs, size, part), [f"{part}/{i}" for i in idxs]
+    origin = f"{part} of {name}: pictures of {size} pixels"
+    return ImageSet(x, labels[idxs], classes, ids, name, size=size, origin=origin)
 
 # %% ../nbs/10_hub_data.ipynb #42b5c71c
 _TEST_PARTS = ["test", "validation", "valid", "val"]
@@ -108,10 +109,14 @@ def hub_sets(
     size:int=None, # side in pixels; None: the median of the first pictures' shorter sides, at most 224
     limit:int=None, # number of training images to keep, drawn with seed 0; None: all
     test_limit:int=None, # number of test images to keep, drawn with seed 0; None: all
+    why:str="as you asked", # why the pictures are to have this size
 )->tuple: # (train, test), two `ImageSet`s with the same classes
     "Training and test images of a set of Hugging Face's; raise `WrnbError` if there is no such set"
     ds, test_part = _parts(name)
     train = hub_set(ds["train"], size, limit, name=f"hf:{name}", part="train")
     test = hub_set(ds[test_part], train.size, test_limit, name=f"hf:{name}", part=test_part)
-    if test.classes == train.classes: return train, test
-    raise WrnbError(f"data=hf:{name} has other classes in {test_part} than in train: give one with the same")
+    if test.classes != train.classes:
+        raise WrnbError(f"data=hf:{name} has other classes in {test_part} than in train: give one with the same")
+    train.origin += ", " + (why if size else "the median of the first pictures' shorter sides")
+    test.origin += ", " + (why if size else "as in train")
+    return train, test

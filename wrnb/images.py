@@ -84,6 +84,8 @@ def _texts(values, name):
     "A list of text from whatever a dataset has under `name`; None if there is nothing"
     if values is None or callable(values): return None
     if hasattr(values, "tolist"): values = values.tolist()
+    if isinstance(values, (set, frozenset)):
+        raise WrnbError(f"the dataset's {name}= is a set, which has no order: give a list of names")
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise WrnbError(f"the dataset's {name}={values!r:.60} is not a list: give a list of names")
     return [v.decode() if isinstance(v, bytes) else str(v) for v in values]
@@ -139,7 +141,14 @@ def _names_of_classes(ds):
     if getattr(ds, "classes", None) is not None: return ds.classes
     features = getattr(ds, "features", None)  # of Hugging Face
     named = [features[k] for k in _LABEL_KEYS if k in features] if isinstance(features, Mapping) else []
-    return getattr(named[0], "names", None) if len(named) == 1 else getattr(ds, "class_to_idx", None)
+    if len(named) == 1: return getattr(named[0], "names", None)
+    numbered = getattr(ds, "class_to_idx", None)
+    return numbered if numbered is not None else _vocabulary(ds)
+
+def _vocabulary(ds):
+    "The names by which a data set of fastai numbers its classes; None if it has no such list"
+    vocab = getattr(ds, "vocab", None)
+    return list(vocab) if is_a(vocab, "fastai.data.transforms.CategoryMap") else None
 
 # %% ../nbs/08_images.ipynb #59bf104e
 def _common_classes(parts):

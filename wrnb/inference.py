@@ -18,7 +18,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
-from .core import WrnbError, check_choice, check_pixels, check_whole, progress
+from .core import WrnbError, check_choice, check_pixels, check_whole
+from .progress import progress
 from .images import as_images
 from .image_sets import batches
 from .learners import class_order
@@ -133,7 +134,8 @@ def _kept_tensors(net):
 
 def _copied(net):
     "A copy of a network; None if it holds something that cannot be copied, such as a lock"
-    try: return copy.deepcopy(net, _kept_tensors(net))
+    try:
+        with torch.no_grad(): return copy.deepcopy(net, _kept_tensors(net))
     except (RuntimeError, TypeError, ValueError, AttributeError, pickle.PicklingError): return None
 
 # %% ../nbs/22_inference.ipynb #ff6bbf6f

@@ -33,6 +33,7 @@ def _differing(names, wanted):
 # %% ../nbs/12_learners.ipynb #d4eb995f
 def _warn_of_numbers(names, wanted, whose):
     "Warn if one side has only numbers, of as many classes as the other; returns whether that is so"
+    if names and wanted and set(names) == set(wanted): return False  # numbers as names
     sides = {whose: names, "the data": wanted}
     nameless = [side for side, own in sides.items() if _are_numbers(own)]
     if not nameless or len(names or wanted) != len(wanted or names): return False

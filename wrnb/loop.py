@@ -15,6 +15,7 @@ from fastcore.meta import delegates
 import wrnb.benchmark, wrnb.enhancement, wrnb.scoring, wrnb.validation
 import wrnb.weak  # gives `Scores` its methods
 from .core import WrnbError, check_range, check_whole, first_process, print_line
+from .progress import under_way
 from .tables import read_json, read_table, write_table
 from .runs import Run
 from .image_sets import limited
@@ -100,6 +101,7 @@ def test(self:Loop):
 def _read(self:Loop, limit):
     "Read the images, and say where they come from"
     train, test = self.setup.images(limit)
+    self._select, test = self.setup.laid_aside(test)
     if train.origin: self.say(f"data: {train.origin}")
     return train, test
 
@@ -146,7 +148,7 @@ def _fitted(self:Loop, options):
     new = f"{len(self.classes)} new classes"
     if probe: self.say(f"base: a last layer for {new} by a linear probe, then fine-tuning from it")
     fit = self.setup.fit_head if probe else self.setup.fit_base
-    learn = fit(self.data, self.run/"base", **options, **self.training)
+    with under_way("base"): learn = fit(self.data, self.run/"base", **options, **self.training)
     keep_trained(learn, self.run, "base", "base")
     return _chosen(learn) if probe else _trained("base: trained", learn)
 
@@ -205,7 +207,7 @@ def scores(self:Loop)->Scores:
     if columns != [list(range(len(ds))), ds.ids, ds.labels.tolist()]:
         raise WrnbError(f"{path} is not of these {len(ds)} images: delete it and score again, "
                         "or choose another out=")
-    return Scores(table, ds, self.run.options("score"))
+    return Scores(table, ds, self.run.options("score"), model=self.base, folder=self.run.path)
 
 # %% ../nbs/66_loop.ipynb #7f3ee606
 _NO_SCORES = "no image that is right when clean has a score above 0"
@@ -289,7 +291,7 @@ def validation(self:Loop)->Validation:
     return Validation(table, read_json(self.run/"weaknesses.json").get("rule"), self.base, *self.data)
 
 # %% ../nbs/66_loop.ipynb #41f6374b
-_GUIDED = [*_OWN, "found", "test", "eps", "transforms", "recipe", "epochs"]
+_GUIDED = [*_OWN, "found", "test", "eps", "transforms", "recipe", "epochs", "select"]
 
 @patch
 @delegates(wrnb.enhancement.enhance, but=_GUIDED)
@@ -304,8 +306,9 @@ def enhance(self:Loop,
     found = self.validation() if strategy == "reva" else None
     epochs = equal_epochs(strategy, epochs, kwargs.get("attack_share", .1))
     kwargs |= self.training | dict(transforms=self.setup.transforms, out=self.run.path)
-    learn = wrnb.enhancement.enhance(
-        self.base, found, strategy, *self.data, epochs=epochs, eps=guide_eps/255, **kwargs)
+    with under_way(f"enhance {strategy}"):
+        learn = wrnb.enhancement.enhance(self.base, found, strategy, *self.data, select=self._select,
+                                         epochs=epochs, eps=guide_eps/255, **kwargs)
     if not hasattr(learn, "epoch_log"): return self._tell(f"enhance {strategy}", True)
     self._tell_training(strategy, learn)
 
@@ -313,7 +316,7 @@ def enhance(self:Loop,
 def _tell_training(self:Loop, strategy, learn):
     "Say how a strategy trained: epochs, passes, the step from the base, and REVa's shares"
     options = self.run.options(f"enhance {strategy}")
-    work = options["epochs"]*passes(strategy, options["attack_share"])
+    work = options["epochs"]*passes(strategy, options["attack_share"]) + options.get("probe_passes", 0)
     where = f"{work:.3g} passes per image, alpha {learn.alpha:g} -> {self.run/strategy}"
     self.say(f"{_trained(f'enhance: {strategy},', learn)}, {where}")
     if not options["shares"]: return
@@ -351,7 +354,7 @@ def _measure(self:Loop, run, models, images, *more, **kwargs):
     "Measure the models on some images, and keep the result in `run`"
     run.drop("evaluate", models={name: weights_hash(net) for name, net in models.items()})
     done, path = run.done("evaluate"), run/"evaluation.csv"
-    kwargs |= self.common | dict(out=run.path)
+    kwargs |= self.common | dict(out=run.path, answers=self.run/"check")
     evaluation = wrnb.benchmark.evaluate(models, images, *more, **kwargs)
     count = "1 model" if len(models) == 1 else f"{len(models)} models"
     what = images if isinstance(images, CorruptedSet) else f"{len(images)} test images"
@@ -359,7 +362,7 @@ def _measure(self:Loop, run, models, images, *more, **kwargs):
     return evaluation
 
 # %% ../nbs/66_loop.ipynb #c6852527
-_MEASURE = [*_OWN, "fit_on", "eps", "attack_names", "adjust"]
+_MEASURE = [*_OWN, "fit_on", "eps", "attack_names", "adjust", "answers"]
 
 @patch
 @delegates(wrnb.benchmark.evaluate, but=_MEASURE)
@@ -384,6 +387,7 @@ def evaluate_on(self:Loop,
     **kwargs,
 )->Evaluation:
     "Measure every model of the run on a corrupted set; leaves on/NAME/evaluation.csv"
+    self.setup.check_all_are_measured(folder)
     test, models = self.test, self.models()
     images = corrupted_set(folder, like=test, families=kwargs.get("families"))
     images = images.limited(self.setup.test_limit)

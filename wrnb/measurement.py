@@ -8,7 +8,7 @@ __all__ = ['wrong_under', 'Clean', 'measured', 'fitted']
 # %% ../nbs/44_measurement.ipynb #b7a3905c
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 from fastcore.basics import patch
@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from .core import WrnbError, plain_number, wilson
+from .progress import progress
 from .tables import COLUMNS
 from .images import Images, as_images, classes_of
 from .image_sets import batches, subset
@@ -26,7 +27,7 @@ from .learners import class_order
 from .models import as_model, check_logits, logits_in, untouched
 from .pretrained import warn_if_chance
 from .inference import InferenceModel
-from .attacks import Attack, AutoAttack, worst_case
+from .attacks import _NO_GRADIENT, Attack, AutoAttack, worst_case
 
 # %% ../nbs/44_measurement.ipynb #b60e75f1
 def _in_order(n, batch_size):
@@ -60,7 +61,8 @@ def _ask(p, models, ds, attacked, seed, batch_size, workers, device):
     if not len(ds): raise WrnbError("there are no images: give some (an exported Learner has none)")
     wrong, names = {name: [] for name in models}, getattr(ds, "ids", None)
     lists = _in_order(len(ds), batch_size)
-    for idxs, (x, y) in zip(lists, batches(ds, lists, workers)):
+    read = progress(batches(ds, lists, workers), getattr(p, "name", "batch"), len(lists))
+    for idxs, (x, y) in zip(lists, read):
         x, y, ids = x.to(device), y.to(device), names and [names[i] for i in idxs]
         x = p(attacked, x, y, seed=seed)
         for name, model in models.items(): wrong[name].append(_is_wrong(model, x, y, name, ids))
@@ -155,10 +157,18 @@ class Panel:
     batch_size:int=256 # images per batch
     workers:int=0 # processes that decode images
     device:torch.device="cpu" # where it is computed
+    answers:dict=field(default_factory=dict) # (model, corruption, severity) -> (images, are they wrong?)
 
-    def wrong(self, p, ds, attacked=None):
-        "Which images every model gets wrong; `attacked` names the model that `p` may look at"
-        return self._ask(self.fast, p, ds, attacked)
+    def wrong(self, p, ds, attacked=None, but=()):
+        "Which images every model but some gets wrong; `attacked` names the one that `p` may look at"
+        asked = {name: net for name, net in self.fast.items() if name not in but}
+        return self._ask(asked, p, ds, attacked) if asked else {}
+
+    def known(self, p, index):
+        "The answers that were given before to just these images: name -> which are wrong"
+        cell, none = (p.name, float(p.severity)), (None, None)
+        kept = {name: self.answers.get((name, *cell), none) for name in self.fast}
+        return {name: wrong for name, (idxs, wrong) in kept.items() if np.array_equal(idxs, index)}
 
     def wrong_attacked(self, p, ds, attacked, asked):
         "Which images the models named in `asked` get wrong if `p` attacks the model `attacked`"
@@ -188,7 +198,7 @@ def clean(self:Panel,
     "Of every model which images are wrong when clean, their margins and confidences"
     names, parts = getattr(ds, "ids", None), {name: [] for name in self.fast}
     lists = _in_order(len(ds), self.batch_size)
-    for idxs, (x, y) in zip(lists, batches(ds, lists, self.workers)):
+    for idxs, (x, y) in zip(lists, progress(batches(ds, lists, self.workers), "clean", len(lists))):
         x, y, ids = x.to(self.device), y.to(self.device), names and [names[i] for i in idxs]
         for name, model in self.fast.items():
             logits = _logits_of(model, x, y, name, ids)
@@ -216,8 +226,10 @@ def corruption_rows(
     ds:Dataset, # images
     index:np.ndarray=None, # which images of the test set they are; None: all
 )->list: # cells
-    "Every model under one corruption"
-    return [outcomes_under(wrong, name, p, index) for name, wrong in panel.wrong(p, ds).items()]
+    "Every model under one corruption; answers that are known are not asked for again"
+    known = panel.known(p, np.arange(len(ds)) if index is None else index)
+    wrong = known | panel.wrong(p, ds, but=known)
+    return [outcomes_under(wrong[name], name, p, index) for name in panel.models]
 
 def clean_rows(
     panel:Panel, # the models
@@ -265,11 +277,10 @@ def _flat_share(model, x, y, name):
     "Share of the images for which the loss has no gradient"
     x = x.clone().requires_grad_()
     with torch.enable_grad(): logits = logits_in(model(x))
-    if not logits.requires_grad:
-        raise WrnbError(f"{name} gives no gradient, which attacks need: measure it without attacks")
     _check_labels(y, logits.shape[1], name)
     loss = F.cross_entropy(logits, y, reduction="sum")
-    grad, = torch.autograd.grad(loss, x, allow_unused=True, materialize_grads=True)
+    grad = torch.autograd.grad(loss, x, allow_unused=True)[0] if loss.requires_grad else None
+    if grad is None: raise WrnbError(_NO_GRADIENT.format(name))
     return (grad.flatten(1) == 0).all(1).float().mean().item()
 
 # %% ../nbs/44_measurement.ipynb #c0b1df63
@@ -344,6 +355,16 @@ def numbered_as(
     if not own or not classes or own == classes: return ds
     order = class_order(classes, own, f"the data that {whose} goes with")
     return Images(ds, order, classes)
+
+# %% ../nbs/44_measurement.ipynb #396fac69
+def labels_in(
+    ds:Dataset, # images
+)->np.ndarray: # [N]
+    "Classes of the images; they are decoded for it only if nothing else tells"
+    labels = getattr(ds, "labels", None)
+    if isinstance(labels, np.ndarray): return labels
+    lists = _in_order(len(ds), 256)
+    return np.concatenate([y.numpy() for _, y in batches(ds, lists)])
 
 # %% ../nbs/44_measurement.ipynb #f447fe55
 def count_classes(

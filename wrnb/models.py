@@ -334,12 +334,12 @@ def _keep_layer(layer):
 
 def _keep_weight(p):
     "A function that gives a parameter its values' place, its gradient and `requires_grad` back, as they are now"
-    data, grad, learns = p.data, p.grad, p.requires_grad
+    data, grad, learns = p.data, p.grad if p.is_leaf else None, p.requires_grad
     grad_data = grad if grad is None else grad.data
     def give_back():
-        p.data, p.requires_grad = data, learns
+        p.data = data
         if grad is not None: grad.data = grad_data
-        p.grad = grad
+        if p.is_leaf: p.requires_grad, p.grad = learns, grad  # or torch.jit copied it
     return give_back
 
 @contextmanager

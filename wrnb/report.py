@@ -9,7 +9,6 @@ __all__ = ['CELLS', 'rendered', 'cards']
 import base64, hashlib, json, os
 from pathlib import Path
 
-import matplotlib
 from fastcore.basics import patch
 from jinja2 import Environment, PackageLoader
 
@@ -75,7 +74,6 @@ def report(self:Loop,
     "Write figures/*.png and report.html, a page that needs no network"
     path = self.run/"report.html"
     if not first_process(): return path
-    matplotlib.use("agg")
     page = _page(Findings(self))
     if notebook: _write_notebook(self)
     return write_atomic(path, lambda p: p.write_text(page, encoding="utf-8"))

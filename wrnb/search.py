@@ -113,7 +113,7 @@ def _more_neighbors(self:_Scorer, name, idxs, begin, end):
     def tally(part, block):
         own = np.searchsorted(lists[part], i[rows[part]])
         return _tally(self._ms(block, own, q[rows[part]]), own, len(block.x))
-    return self._parts(lists, tally, name)
+    return self._parts(lists, tally, f"{name.replace('-', ' ')} of the search, part")
 
 # %% ../nbs/27_search.ipynb #f33e20d1
 def _round(now, n, total, **spent):

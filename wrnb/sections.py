@@ -11,6 +11,7 @@ import base64, re, shlex
 import matplotlib.pyplot as plt
 import pandas as pd
 
+from .progress import progress
 from .tables import read_table, write_atomic
 from .outcomes import has_confidences
 from .reliability import Evaluation
@@ -250,7 +251,7 @@ def _on_disk(e):
 _RENAMED = dict(  # stage -> its options that a command has under another name
     base=dict(epochs="base_epochs", lr="base_lr"), enhance=dict(eps="guide_eps"), evaluate=dict(eps="attack_eps"))
 _COMMAND = dict(
-    setup="model size limit test_limit test_share mean std seed", base="epochs lr",
+    setup="model size limit test_limit test_share select mean std seed", base="epochs lr",
     score="eps n_neighbors noise top_k certify", weak="k per_class", enhance="epochs lr bs protocol guide eps",
     evaluate="severities attacks eps per_cell")
 
@@ -325,5 +326,6 @@ def shown(
     sections, # (id, title, blocks) of each
 )->list: # dicts: id, title, blocks
     "The sections that have something to show"
-    listed = [dict(id=i, title=title, blocks=list(blocks)) for i, title, blocks in sections]
+    drawn = progress(list(sections), "report, section")
+    listed = [dict(id=i, title=title, blocks=list(blocks)) for i, title, blocks in drawn]
     return [s for s in listed if s["blocks"]]

@@ -7,19 +7,25 @@ __all__ = ['Setup', 'read_setup']
 
 # %% ../nbs/65_setup.ipynb #de6ab79f
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, fields
 
 from fastcore.basics import patch
 from fastai.torch_core import set_seed
+import numpy as np
 from torch import nn
+from torch.utils.data import Dataset
 
 from .core import WrnbError, as_path, check_whole, this_process
 from .tables import write_atomic
 from .runs import Run
+from .image_sets import subset
 from .folders import load_data
+from .models import untouched
 from .sources import input_size
 from .pretrained import knows_classes, load_model
 from .training import train
+from .corrections import Corrections, apply_corrections
 from .augmentation import random_crop, random_flip
 from .terms import TermsCallback
 from .heads import HeadFirstCallback, has_linear_head
@@ -35,17 +41,20 @@ class Setup:
     limit:int=None # number of random training images to use; None: all
     test_limit:int=None # number of random test images to use; None: all
     test_share:float=None # share of each class to draw as test images, if the folder has none
+    select:int=None # number of random test images to choose fine-tuning's step by; no figure is of them
     mean:str|list=None # mean that the model normalises by: imagenet, cifar10, cifar100, half, or three numbers
     std:str|list=None # standard deviation, likewise; None: what the model, its file or the name of the mean says
     seed:int=0 # random seed
+    corrections:str=None # what you decided in scores.clean(): a run folder, or its corrections.csv
 
     def __post_init__(self):
         self.data, self.model = str(as_path(self.data)), _expand_checkpoint(self.model)
         self.seed = check_whole("seed", self.seed, 0)
-        for name in ("size", "limit", "test_limit"):
+        for name in ("size", "limit", "test_limit", "select"):
             value = getattr(self, name)
             if value is not None: setattr(self, name, check_whole(name, value, 1))
         self.mean, self.std = _statistics(self.mean), _statistics(self.std)
+        if self.corrections is not None: self.corrections = str(as_path(self.corrections))
 
 def _expand_checkpoint(model):
     "The model's name with ~ replaced in the path of its checkpoint"
@@ -55,8 +64,8 @@ def _expand_checkpoint(model):
 def _statistics(values):
     "Numbers as a list, and a name as itself"
     if values is None or isinstance(values, str): return values
-    values = list(values)
-    return values[0] if len(values) == 1 else [float(v) for v in values]
+    values = list(values) if isinstance(values, Iterable) else [values]
+    return values[0] if isinstance(values[0], str) else [float(v) for v in values]
 
 # %% ../nbs/65_setup.ipynb #8986a71e
 def read_setup(
@@ -81,8 +90,43 @@ def images(self:Setup,
     limit:int, # number of training images to read, at the most; None: all
 )->tuple: # training and test images
     "Read the images"
-    size = input_size(self.model) if self.size is None else self.size
-    return load_data(self.data, size, limit, self.test_limit, self.test_share)
+    own = input_size(self.model)
+    which = dict(limit=limit, test_limit=self.test_limit, test_share=self.test_share)
+    train, test = load_data(self.data, self.size, model_size=own, **which)
+    if self.corrections and limit == self.limit: train = _corrected(train, self.corrections)
+    return train, test
+
+def _corrected(train, path):
+    "The training images as somebody corrected them; raise `WrnbError` if there is no such file"
+    made = Corrections(path)
+    if not made.path.is_file():
+        ways = "give a run folder with corrections.csv, or that file"
+        raise WrnbError(f"corrections={path} has no decisions: {ways}")
+    counts = ", ".join(f"{n} {action}" for action, n in made.counts.items() if n)
+    ds = apply_corrections(train, made)
+    ds.origin = f"{train.origin or train.name}, corrected by {made.path} ({counts})"
+    return ds
+
+# %% ../nbs/65_setup.ipynb #bd2884b4
+@patch
+def laid_aside(self:Setup,
+    test:Dataset, # all test images
+)->tuple: # images to choose by, or None; test images
+    "Part the images to choose by from the test images. Raise `WrnbError` if none are left"
+    if self.select is None: return None, test
+    if self.select >= len(test):
+        raise WrnbError(f"select={self.select} leaves none of the {len(test)} test images: give fewer")
+    order = np.random.default_rng([self.seed, 17]).permutation(len(test))
+    return tuple(subset(test, np.sort(part)) for part in np.split(order, [self.select]))
+
+@patch
+def check_all_are_measured(self:Setup,
+    folder:str, # of a corrupted set
+):
+    "Raise `WrnbError` if test images were laid aside: a corrupted set has them, too"
+    if self.select is None: return
+    raise WrnbError(f"{folder} may hold the images that select={self.select} laid aside: "
+                    "measure it in a run folder of its own")
 
 # %% ../nbs/65_setup.ipynb #bc1dfbfc
 @patch(as_prop=True)
@@ -109,7 +153,8 @@ def load(self:Setup,
 )->nn.Module:
     "The model with an output for each class; what it has no weights for is new"
     known = classes if self.knows(classes) else None
-    return load_model(self.model, len(classes), mean=self.mean, std=self.std, classes=known)
+    with untouched():  # what is new in it draws random numbers
+        return load_model(self.model, len(classes), mean=self.mean, std=self.std, classes=known)
 
 # %% ../nbs/65_setup.ipynb #4c15ba98
 @patch
@@ -145,10 +190,11 @@ def fit_base(self:Setup,
     **options, # of `train`
 ):
     "Train a new base classifier, interrupted before or not; returns its Learner"
-    set_seed(self.seed)
     cbs = [TermsCallback(transforms=self.transforms)]
     if head_epochs: cbs.append(HeadFirstCallback(head_epochs))
-    return train(self.load(data[0].classes), *data, cbs=cbs, out=out, **options)
+    with untouched():
+        set_seed(self.seed)
+        return train(self.load(data[0].classes), *data, cbs=cbs, out=out, **options)
 
 @patch
 def fit_head(self:Setup,

@@ -16,6 +16,7 @@ from fastcore.xml import Style, Summary, Title, to_xml
 from PIL import Image
 
 from .core import WrnbError, check_choice, check_whole
+from .progress import progress
 from .tables import write_atomic
 from .scoring import Scores
 from .corrections import Corrections
@@ -58,17 +59,24 @@ class Shelf:
         show:str="weak", # one of `SHOWN`
         label:str=None, # name of a class: only images with this label
         pred:str=None, # name of a class: only images that the classifier takes for it
+        confused:str=None, # name of a class: only images that noise most often turns into this one
     ):
         "Choose images, and select the first that nothing was decided about"
         number = {None: None} | {name: y for y, name in enumerate(self.classes)}
-        for name, value in dict(label=label, pred=pred).items():
+        for name, value in dict(label=label, pred=pred, confused=confused).items():
             if value not in number: check_choice(name, value, self.classes)
         self.show = show
         rows = _rows(self.scores, show, number[label], number[pred]).head(self.k)
-        self.idxs, self.at = rows["index"].tolist(), 0
+        self.idxs, self.at = self._confused_with(confused, rows["index"].tolist()), 0
         open_ones = [at for at, done in enumerate(self.decisions(self.idxs)) if not done]
         if open_ones: self.at = open_ones[0]
         return self
+
+    def _confused_with(self, name, idxs):
+        "Those of these images that noise most often turns into this class; all without a name"
+        if name is None: return idxs
+        counts = [self.asker.confusions(i) for i in progress(idxs, "asking the neighbours")]
+        return [i for i, own in zip(idxs, counts) if len(own) and own.index[0] == name]
 
     def decisions(self, idxs:list)->list:
         "What was decided about these images; \"\" if nothing was"

@@ -13,7 +13,8 @@ from pathlib import Path
 import pandas as pd
 import pyarrow.parquet as pq
 
-from .core import WrnbError, as_path, progress, this_process, wait_for
+from .core import WrnbError, as_path, this_process, wait_for
+from .progress import progress
 
 # %% ../nbs/03_tables.ipynb #4b022845
 def _write_and_move(path, write):

@@ -123,8 +123,11 @@ def _label(value):
 # %% ../nbs/49_terms.ipynb #3be7517c
 def _transforms(given):
     "The transforms as a list; raise `WrnbError` if one is not a function"
-    given = [given] if callable(given) else [] if given is None else list(given)
+    alone = callable(given) or isinstance(given, (str, int, float))
+    given = [given] if alone else [] if given is None else list(given)
     for t in given:
+        if isinstance(t, type):
+            raise WrnbError(f"transforms={t.__name__} is a class: give {t.__name__}(...)")
         if callable(t): continue
         raise WrnbError(f"transforms={t!r} is not a function: give functions of a batch of pixels")
     return given

@@ -8,7 +8,7 @@ __all__ = ['train', 'keep_trained', 'Diverged', 'EpochSeedCallback', 'EpochRowsC
 
 # %% ../nbs/25_training.ipynb #21ba6124
 import os
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
 from fastai.data.core import DataLoaders
@@ -23,7 +23,8 @@ import torch
 from torch.utils.data import Dataset
 
 from .core import WrnbError, as_path, check_range, check_whole, first_process, pick_device
-from .core import shows_progress, this_process
+from .core import this_process
+from .progress import under_way
 from .tables import write_table
 from .runs import Run
 from .items import _pixels
@@ -33,8 +34,8 @@ from .loaders import PixelLoader, pixel_loaders
 from .models import as_model, save_weights, untouched
 from .inference import PRECISIONS, check_precision
 from .callbacks import (
-    AutocastCallback, CheckpointCallback, Diverged, EpochRowsCallback, EpochSeedCallback, LogitsCallback,
-    _ByDepth, _in_order, _layer_lrs, _resume, _schedule, _sgd, unwrapped)
+    AutocastCallback, CheckpointCallback, Diverged, EpochRowsCallback, EpochSeedCallback, _FarCallback,
+    LogitsCallback, _ByDepth, _in_order, _layer_lrs, _resume, _schedule, _sgd, unwrapped)
 from .together import _together
 
 # %% ../nbs/25_training.ipynb #1f439d18
@@ -137,6 +138,9 @@ def _check_training(model, bs, precision, n):
     check_precision(precision)
     if not any(p.requires_grad for p in model.parameters()):
         raise WrnbError("no weight of the model learns: call model.requires_grad_(True) first")
+    if not all(p.is_leaf for p in model.parameters()):
+        raise WrnbError("the model was compiled by torch.jit, whose copies do not learn: "
+                        "give the module it was made from")
     if any("quantized" in type(m).__module__ for m in model.modules()):
         raise WrnbError("the model is quantised, so its layers have no gradients: train the one it was made from")
     if not n: raise WrnbError("there are no training images: give ds= at least one")
@@ -176,11 +180,12 @@ def _learner(model, dls, lr, layer_lrs=1.):
 # %% ../nbs/25_training.ipynb #5e5cd7ad
 def _fit(learn, epochs, lr, callbacks, done, layer_lrs=1.):
     "Train from the epochs that are done to the last; the callbacks leave the Learner afterwards"
-    silent = nullcontext() if shows_progress() else learn.no_bar()
     peak = lr if layer_lrs == 1 else _layer_lrs(lr, layer_lrs, len(learn.splitter(learn.model)))
     try:
-        with learn.no_logging(), silent, _plain_errors(), _together(learn):
-            learn.fit(epochs, lr=lr, cbs=[*callbacks, _schedule(peak)], start_epoch=done)
+        with (learn.no_logging(), learn.no_bar(), _plain_errors(), _together(learn),
+              under_way("training epochs", epochs, done) as work):
+            cbs = [*callbacks, _schedule(peak), _FarCallback(work)]
+            learn.fit(epochs, lr=lr, cbs=cbs, start_epoch=done)
     finally:
         for cb in callbacks:
             if isinstance(cb, AutocastCallback): cb.context.close()

@@ -83,11 +83,15 @@ def _make_menus(self:Workbench):
     self.show = _menu(self.w, "show", SHOWN)
     self.show.value = self.shelf.show
     self.label, self.pred = _menu(self.w, "label", names), _menu(self.w, "predicted", names)
+    self.confused = _menu(self.w, "with noise", names)
     self.severity = _menu(self.w, "severity", [1, 2, 3, 4, 5])
     self.severity.value = 3
-    for menu in (self.show, self.label, self.pred): menu.observe(lambda _: self._choose(), "value")
+    for menu in (self.show, *self._classes): menu.observe(lambda _: self._choose(), "value")
     self.severity.observe(lambda _: self._draw_details(), "value")
-    self.menus = _wrapped(self.w, [self.show, self.label, self.pred, self.severity])
+    self.menus = _wrapped(self.w, [self.show, *self._classes, self.severity])
+
+@patch(as_prop=True)
+def _classes(self:Workbench): return self.label, self.pred, self.confused
 
 @patch
 def _make_keys(self:Workbench):
@@ -131,8 +135,8 @@ def _typed(self:Workbench, before, now):
 @patch
 def _choose(self:Workbench):
     "Show what the menus say"
-    label, pred = (None if menu.value == "any" else menu.value for menu in (self.label, self.pred))
-    self.shelf.choose(self.show.value, label, pred)
+    names = [None if menu.value == "any" else menu.value for menu in self._classes]
+    self.shelf.choose(self.show.value, *names)
     self.draw()
 
 # %% ../nbs/41_workbench.ipynb #89d4285c
