@@ -122,7 +122,11 @@ def _stored_cells(test, severities, families):
         cells += [(Clean(name, family, s), partial(test.images, name, s)) for s in severities]
     return cells
 
-def side_of(images): return min(images[0][0].shape[1:])
+def side_of(
+    images:Dataset, # all of one size
+)->int: # in pixels
+    "The shorter side of the images"
+    return min(images[0][0].shape[1:])
 
 def cells_of(
     test:Dataset, # images, or a `CorruptedSet`

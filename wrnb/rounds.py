@@ -22,7 +22,8 @@ from .measurement import numbered_as, warn_if_flat
 from .corruptions import SETS
 from .corrupted_sets import FIFTEEN
 from .evaluation import (
-    Sampling, attack_parts, clean_parts, corruption_parts, first_images, gathered, joined, known_classes, measure, side_of)
+    Sampling, attack_parts, clean_parts, corruption_parts, first_images, gathered, joined,
+    known_classes, measure, side_of)
 
 # %% ../nbs/61_rounds.ipynb #671d7099
 FIRST_ROUND = 50  # images per cell to begin with, if `half_width` says when to end
