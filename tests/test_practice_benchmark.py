@@ -333,6 +333,12 @@ def test_imagenet_3dcc_is_one_family(tmp_path):
     assert set(found.table.family) == {"3dcc"} and found.corruption_error().cells.tolist() == [60]
     assert found.by_corruption().index.tolist() == list(THREE_D)
     refused(lambda: found.mce(), "this table is of ImageNet-3DCC")
+    clean = found.table.iloc[:1].assign(family="clean", perturbation="clean", severity=0)
+    with_clean = Evaluation(pd.concat([clean, found.table], ignore_index=True))
+    assert with_clean.corruption_error().cells.tolist() == [60]
+    fog = found.table.iloc[:1].assign(family="weather", perturbation="fog")
+    mixed = Evaluation(pd.concat([found.table, fog], ignore_index=True))
+    refused(mixed.corruption_error, "ImageNet-3DCC next to the common corruptions")
     corruption_folders(tmp_path/"part", ["flash"], side=128)
     with pytest.warns(UserWarning, match="1 of 12 corruptions"): corrupted_set(tmp_path/"part")
     corruption_folders(tmp_path/"part", ["fog"], side=128)

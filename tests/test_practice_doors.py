@@ -235,10 +235,18 @@ def test_a_corrupted_set_of_another_size_is_refused(cats_and_dogs, two, tmp_path
 def test_a_family_needs_only_its_own_corruptions(cats_and_dogs, two, tmp_path, capsys):
     as_official(cats_and_dogs)
     evaluate = ["evaluate", tmp_path/"run", "--data", tmp_path/"photos", "--model", two, "--device", "cpu"]
-    assert "is missing" in complaint(capsys, *evaluate, "--on", cats_and_dogs)
+    assert "is missing" in complaint(capsys, *evaluate, "--on", cats_and_dogs, "--families", "blur")
     wrnb(*evaluate, "--on", cats_and_dogs, "--families", "noise", "--severities", "1")
+    assert "is a part of the set" not in capsys.readouterr().err
     names = pd.read_csv(tmp_path/"run/on/set/evaluation.csv").perturbation
     assert {"gaussian_noise", "shot_noise", "impulse_noise"} <= set(names)
+
+
+def test_a_part_of_a_set_is_measured_and_said_to_be_one(cats_and_dogs, two, tmp_path, capsys):
+    as_official(cats_and_dogs)
+    evaluate = ["evaluate", tmp_path/"run", "--data", tmp_path/"photos", "--model", two, "--device", "cpu"]
+    wrnb(*evaluate, "--on", cats_and_dogs, "--severities", "1")
+    assert "3 of 15 corruptions, without defocus_blur" in capsys.readouterr().err
 
 
 def test_a_checkpoint_that_names_its_classes_is_read_by_them(tmp_path, capsys):

@@ -61,19 +61,19 @@ def test_imagenet_r_and_a_and_sketch_are_measured_over_their_own_classes(tmp_pat
 
 
 def test_imagenet_v2_has_the_places_of_classes_as_names(tmp_path):
-    net, right = Linear(1000), 0
-    for place in (0, 1, 2, 10, 999):  # sorted as text they are 0, 1, 10, 2, 999
+    net, right, places = Linear(1000), 0, [0, 1, 2, 10, 999]  # sorted as text they are 0, 1, 10, 2, 999
+    for place in places:
         for i in range(4):
             pixels = noise()
             save(pixels, tmp_path/f"imagenetv2/{place}/{i}.png")
-            right += logits(net, pixels)[[0, 1, 2, 10, 999]].argmax().item() == [0, 1, 2, 10, 999].index(place)
+            right += places[logits(net, pixels)[places].argmax()] == place
     test, = shifted_sets(tmp_path/"imagenetv2", list(WNIDS))
     assert "numbered as in ImageNet-V2" in test.kind
     assert errors_on(dict(net=net), [test], device="cpu").n_wrong.tolist() == [20 - right]
 
 
 def test_objectnets_classes_stand_for_several_of_imagenets(tmp_path):
-    names = dict(Drum="drum, membranophone, tympan; steel drum", Banana="banana", Bookend="nothing of the sort")
+    names = dict(Drum="drum, membranophone, tympan; steel drum", Banana="banana", Bookend="nothing here")
     folders = dict(drum="Drum", banana="Banana", air_freshener="Air freshener", bookend="Bookend")
     mappings, net = tmp_path/"objectnet-1.0/mappings", Linear(1000)
     mappings.mkdir(parents=True)
@@ -97,8 +97,9 @@ def test_cifar_10_1_and_10_2_as_arrays(tmp_path):
     pixels, labels = np.stack([noise() for _ in range(30)]), np.arange(30, dtype=np.int32) % 10
     np.save(tmp_path/"cifar10.1_v6_data.npy", pixels)
     np.save(tmp_path/"cifar10.1_v6_labels.npy", labels)
-    keys = dict(label_names=np.array(CIFAR10, dtype=object), keywords=np.array(["kw"]*30, dtype=object))
-    np.savez(tmp_path/"cifar102_test.npz", images=pixels[:20], labels=labels[:20].astype(np.int64), **keys)
+    objects = dict(label_names=np.array(CIFAR10, dtype=object), keywords=np.array(["kw"]*30, dtype=object))
+    arrays = dict(images=pixels[:20], labels=labels[:20].astype(np.int64))
+    np.savez(tmp_path/"cifar102_test.npz", **arrays, **objects)
     net = Linear(10)
     wrong = [logits(net, x).argmax().item() != y for x, y in zip(pixels, labels)]
     sets = shifted_sets(tmp_path, CIFAR10)

@@ -143,8 +143,10 @@ def _counted_rows(evaluation):
     bar = t.family.isin(SETS)
     t = t[bar | t.perturbation.isin(FIFTEEN) & t.family.isin(list(CORRUPTIONS))]
     if not len(t): raise WrnbError("the table has no corruptions: evaluate with some first")
-    if bar.any() and t.family[bar].nunique() + (~bar).any() > 1:
-        raise WrnbError("the table holds C-bar or 3DCC next to other corruptions: "
+    others = [family for family in SETS if family in set(t.family)]
+    if others and t.family.nunique() > 1:
+        name = {"c-bar": "C-bar", "3dcc": "ImageNet-3DCC"}[others[0]]
+        raise WrnbError(f"the table holds {name} next to the common corruptions: "
                         "keep them in tables of their own")
     twice = t[t.duplicated(["model", "perturbation", "severity"])]
     for r in twice[:1].itertuples():

@@ -15,17 +15,17 @@ from .networks import MODELS
 from .zoo import ZOO, network_of
 
 # %% ../nbs/20a_catalogue.ipynb #b42157d0
-_FILES = dict.fromkeys(MODELS, "") | dict(
-    resnet18="kuangliu", resnet34="kuangliu", vgg16="kuangliu", wrn40_2="AugMix", resnext29="AugMix",
-    resnet20="akamaster, chenyaofo", resnet32="akamaster, chenyaofo", resnet44="akamaster, chenyaofo",
-    resnet56="akamaster, chenyaofo", resnet110="akamaster")
+_FILES = dict(
+    dict.fromkeys(("resnet20", "resnet32", "resnet44", "resnet56"), "akamaster, chenyaofo"),
+    resnet110="akamaster", resnet18="kuangliu", resnet34="kuangliu", vgg16="kuangliu",
+    wrn40_2="AugMix", resnext29="AugMix")
 
 def _own_row(name):
     "What is known of one of our own networks"
     entry = network_of(name)
     with torch.device("meta"): net = entry.make(10)
     n = sum(p.numel() for p in net.parameters())
-    files = _FILES.get(name, entry.source)
+    files = _FILES.get(name, entry.source if name in ZOO else "")
     return dict(model=name, parameters=n, size=32, normalisation=entry.stats[0], files=files)
 
 # %% ../nbs/20a_catalogue.ipynb #04998229
@@ -33,12 +33,15 @@ def _torchvision_row(name):
     "What torchvision records of a classifier's newest weights"
     weights = torchvision.models.get_model_weights(name).DEFAULT
     n, size = weights.meta["num_params"], weights.transforms().crop_size[0]
-    return dict(model=f"torchvision:{name}", parameters=n, size=size, normalisation="", files="torchvision")
+    return _row_of("torchvision", name, n, size)
 
-def _torchvision(): return list(map(_torchvision_row, torchvision.models.list_models(torchvision.models)))
+def _row_of(source, name, n, size):
+    return dict(model=f"{source}:{name}", parameters=n, size=size, normalisation="", files=source)
 
-def _timm_row(name, config):
-    return dict(model=f"timm:{name}", parameters=None, size=config.input_size[-1], normalisation="", files="timm")
+def _torchvision():
+    return list(map(_torchvision_row, torchvision.models.list_models(torchvision.models)))
+
+def _timm_row(name, config): return _row_of("timm", name, None, config.input_size[-1])
 
 def _timm():
     "What timm records of the classifiers that it has weights for"
@@ -52,7 +55,7 @@ _LISTS = dict(wrnb=_wrnb, torchvision=_torchvision, timm=_timm)
 
 # %% ../nbs/20a_catalogue.ipynb #7249758d
 def list_models(
-    source:str="wrnb", # "wrnb": networks for 32 px images; "torchvision" or "timm": with weights of ImageNet
+    source:str="wrnb", # "wrnb": networks for 32 px images; "torchvision", "timm": with ImageNet's weights
 )->pd.DataFrame: # model, parameters, size in pixels, normalisation, and whose files there are
     "The models that have a name, one row per model"
     check_choice("source", source, _LISTS)

@@ -123,9 +123,9 @@ def _stored_cells(test, severities, families):
     return cells
 
 def side_of(
-    images:Dataset, # images of one size
-)->int:
-    "Their shorter side, in pixels"
+    images:Dataset, # all of one size
+)->int: # in pixels
+    "The shorter side of the images"
     return min(images[0][0].shape[1:])
 
 def cells_of(

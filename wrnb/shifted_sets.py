@@ -38,18 +38,21 @@ def _key(name):
     return name if name in WNIDS else _BY_NAME.get(name.casefold(), name)
 
 # %% ../nbs/59b_shifted_sets.ipynb #040f838f
+_TO_IMAGENET = "objectnet_to_imagenet_1k.json"
+
 def _objectnet(path):
     "Folder -> keys of ImageNet's classes, if ObjectNet's mappings are there"
-    found = [d/"mappings" for d in (path, path.parent) if (d/"mappings/objectnet_to_imagenet_1k.json").is_file()]
+    found = [d/"mappings" for d in (path, path.parent) if (d/"mappings"/_TO_IMAGENET).is_file()]
     if not found: return {}
     def read(name): return json.loads((found[0]/name).read_text(encoding="utf-8"))
-    names, labels = read("objectnet_to_imagenet_1k.json"), read("folder_to_objectnet_label.json")
+    names, labels = read(_TO_IMAGENET), read("folder_to_objectnet_label.json")
     def keys(label): return [_key(name.split(",")[0].strip()) for name in names[label].split("; ")]
     return {folder: keys(label) for folder, label in labels.items() if label in names}
 
 def _are_places(folders, classes):
     "Are folders called by the places of ImageNet's classes, as in ImageNet-V2?"
-    return all(f.isdecimal() and int(f) < len(WNIDS) for f in folders) and not set(folders) & set(classes)
+    numbers = all(f.isdecimal() and int(f) < len(WNIDS) for f in folders)
+    return numbers and not set(folders) & set(classes)
 
 def _keys_of(path, folders, classes):
     "Folder -> keys of the classes that it stands for"
@@ -98,8 +101,8 @@ def _warn_left_out(path, groups):
     "Warn of folders that stand for no class of the model"
     others = [f for f, own in groups.items() if not own]
     if not others: return
-    n = len(groups)
-    warnings.warn(f"{path}: {len(others)} of {n} classes are none of the model's and left out, such as {others[0]}")
+    share = f"{len(others)} of {len(groups)} classes"
+    warnings.warn(f"{path}: {share} are none of the model's and left out, such as {others[0]}")
 
 def _how_named(folders, classes):
     "How the folders are called"
@@ -113,7 +116,8 @@ def _from_folder(path, name, classes, size):
     groups = groups_of(path, sorted(set(own)), classes)
     _warn_left_out(path, groups)
     known = [f for f, places in groups.items() if places]
-    if len(known) < 2: raise WrnbError(f"{path} has {len(known)} of the model's classes: give a set with more of them")
+    if len(known) < 2:
+        raise WrnbError(f"{path} has {len(known)} of the model's classes: give a set with more of them")
     kind = f"{len(known)} of the model's {len(classes)} classes, {_how_named(known, list(classes))}"
     number = {f: k for k, f in enumerate(known)}
     kept = [(f, number[c]) for f, c in zip(files, own) if c in number]
@@ -137,22 +141,26 @@ def _leaves(path, classes):
 def _from_folders(path, classes, size):
     "Every set below a folder"
     def name(leaf): return (Path(path.resolve().name)/leaf.relative_to(path)).as_posix()
-    return [_from_folder(leaf, name(leaf), classes, size) for leaf in sorted(_leaves(path, classes))]
+    leaves = sorted(_leaves(path, classes))
+    return [_from_folder(leaf, name(leaf), classes, size) for leaf in leaves]
 
 # %% ../nbs/59b_shifted_sets.ipynb #f60eb8fd
 def _from_array(name, pixels, labels, classes, path):
     "The set of an array of pixels, [N, 32, 32, 3], and one of labels"
-    fits = pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.shape[3] == 3 and len(pixels) == len(labels)
-    if not fits: raise broken(path, f"holds {pixels.dtype} {list(pixels.shape)} for {len(labels)} labels")
+    fits = pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.shape[3] == 3
+    if not fits or len(pixels) != len(labels):
+        raise broken(path, f"holds {pixels.dtype} {list(pixels.shape)} for {len(labels)} labels")
     labels = _relabelled(np.asarray(labels).astype(np.int64), CIFAR10, classes, name)
     x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).contiguous()
     images = ImageSet(x, labels, classes, [f"{i:05d}" for i in range(len(x))], name)
-    return ShiftedSet(name, "CIFAR-10's ten classes, as arrays", images, [[k] for k in range(len(classes))])
+    each = [[k] for k in range(len(classes))]
+    return ShiftedSet(name, "CIFAR-10's ten classes, as arrays", images, each)
 
 def _archive(path, classes):
     "The set in one of CIFAR-10.2's archives"
     try:
-        with np.load(path, allow_pickle=False) as file: pixels, labels = file["images"], file["labels"]
+        with np.load(path, allow_pickle=False) as file:
+            pixels, labels = file["images"], file["labels"]
     except (ValueError, OSError, KeyError, EOFError, BadZipFile) as e:
         raise broken(path, f"cannot be read ({' '.join(str(e).split())})") from e
     return _from_array(path.stem, pixels, labels, classes, path)
@@ -161,8 +169,9 @@ def _arrays(path, classes):
     "CIFAR-10.1 and 10.2 in a folder"
     sets = []
     for data in sorted(path.glob("cifar10.1_*_data.npy")):
-        labels = read_array(data.with_name(data.name.replace("_data", "_labels")))
-        sets.append(_from_array(data.stem.removesuffix("_data"), read_array(data), labels, classes, data))
+        name = data.stem.removesuffix("_data")
+        labels = read_array(data.with_name(f"{name}_labels.npy"))
+        sets.append(_from_array(name, read_array(data), labels, classes, data))
     return sets + [_archive(file, classes) for file in sorted(path.glob("cifar102_*.npz"))]
 
 # %% ../nbs/59b_shifted_sets.ipynb #c28e71f2
@@ -170,13 +179,14 @@ def is_corrupted(
     path:Path, # a folder
 )->bool:
     "Is this a corrupted set, or was it meant to be one?"
-    return (path/"labels.npy").is_file() or bool(_corruption_folders(path)) or bool(Run(path).options("corrupt"))
+    ours = bool(Run(path).options("corrupt"))
+    return ours or (path/"labels.npy").is_file() or bool(_corruption_folders(path))
 
 # %% ../nbs/59b_shifted_sets.ipynb #6398e891
 def shifted_sets(
-    path:Path, # CIFAR-10.1 or 10.2, ImageNet-V2, -R, -A or -Sketch, ObjectNet, or a folder with folders of classes
+    path:Path, # CIFAR-10.1, 10.2, ImageNet-V2, -R, -A, -Sketch, ObjectNet, or any folder of classes
     classes:list, # the model's, by name or WordNet id
-    size:int=None, # side in pixels to which pictures are brought; None takes them as they are, all of one size
+    size:int=None, # side in pixels to which pictures are brought; None: as they are, all of one size
 )->list: # of `ShiftedSet`
     "The test sets in a folder, none if it is a corrupted set; raise `WrnbError` if one is not whole"
     path = as_path(path)
@@ -188,14 +198,16 @@ def shifted_sets(
 def _row(test, name, model, how):
     "The error of a model on a set"
     net = Grouped(as_model(model), test.groups)
-    wrong = logits_of(net, test.images, **how, label=test.name).argmax(1).numpy() != test.images.labels
+    answers = logits_of(net, test.images, **how, label=test.name).argmax(1).numpy()
+    wrong = answers != test.images.labels
     low, high = wilson(wrong.mean(), len(wrong))
-    return dict(set=test.name, model=name, classes=len(test.groups), n=len(wrong), n_wrong=int(wrong.sum()),
-                error=wrong.mean(), low=float(low), high=float(high))
+    figures = dict(error=wrong.mean(), low=float(low), high=float(high))
+    counts = dict(classes=len(test.groups), n=len(wrong), n_wrong=int(wrong.sum()))
+    return dict(set=test.name, model=name) | counts | figures
 
 # %% ../nbs/59b_shifted_sets.ipynb #7d4a6203
 def errors_on(
-    models:dict, # name -> Learner or model, as classifiers of the classes for which the sets were read
+    models:dict, # name -> Learner or model, of the classes for which the sets were read
     sets:list, # of `ShiftedSet`
     batch_size:int=256, # images per forward pass
     workers:int=0, # processes that decode images
@@ -204,4 +216,5 @@ def errors_on(
     "Top-1 error over each set's own classes, a share, with 95 % intervals"
     how = dict(batch_size=batch_size, workers=workers, device=pick_device(device))
     with untouched(*models.values()):
-        return pd.DataFrame([_row(test, name, m, how) for test in sets for name, m in models.items()])
+        rows = [_row(test, name, m, how) for test in sets for name, m in models.items()]
+    return pd.DataFrame(rows)

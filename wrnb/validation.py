@@ -258,9 +258,8 @@ def validate(
     check_precision(precision)
     how = dict(seed=check_whole("seed", seed, 0), batch_size=check_whole("batch_size", batch_size, 1),
                workers=check_whole("workers", workers, 0), device=pick_device(device))
-    kinds, run, test = _listed(perturbations), Run(out) if out else None, named_images(test, model, "valid")
-    model, ds = model_and_images(model, ds)
-    test = numbered_as(images_of(model, test, "valid"), ds.classes, "test=")
+    kinds, run = _listed(perturbations), Run(out) if out else None
+    model, ds, test = _loaded(model, ds, test)
     subsets = three_subsets(ds, weak, test, how["seed"])
     validation = partial(Validation, rule=rule, model=model, ds=ds, test=test)
     with untouched(model):
@@ -277,6 +276,12 @@ def validate(
     return _save_split(validation(read_table(run/"validation.csv")), run)
 
 # %% ../nbs/46_validation.ipynb #f496f727
+def _loaded(model, ds, test):
+    "The model with its training and test images, loaded if they are names"
+    test = named_images(test, model, "valid")
+    model, ds = model_and_images(model, ds)
+    return model, ds, numbered_as(images_of(model, test, "valid"), ds.classes, "test=")
+
 def _identity(net, ds, weak, test, kinds):
     "What the run folder records of model, images and perturbations"
     weak = indices(weak, len(ds), "weak")
