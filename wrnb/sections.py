@@ -200,9 +200,9 @@ def _kind(text):
 def _how_trained(run, stage):
     "The options of one strategy that a reader asks for, as text"
     options, record = run.options(stage), run.record(stage)
-    keys = ("epochs", "lr", "bs", "protocol", "guide", "clean_budget")
+    keys = ("epochs", "lr", "protocol", "guide", "clean_budget")
     row = {k: str(options[k]) for k in keys if options.get(k) is not None}
-    if "alpha" in record: row["step from the base (alpha)"] = f"{record['alpha']:g}"
+    if "alpha" in record: row["alpha"] = f"{record['alpha']:g}"
     return row | dict(minutes=run.minutes(stage))
 
 def _fine_tuning(f):
