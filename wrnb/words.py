@@ -58,7 +58,9 @@ def weak_to(self:Evaluation)->str:
     if "corruption_error" in self.headlines():
         kinds = [f"{as_words(name)} ({error:.0f} %)" for name, error in self.weakest_kinds().items()]
         error = with_interval(self.in_percent(base, "corruption_error"))
-        parts.append(f"The base has a corruption error of {error}. It errs most under {listed(kinds)}.")
+        who = "The base has a" if self.models[1:] else "Its"
+        what = f"{who} corruption error {'of' if self.models[1:] else 'is'} {error}"
+        parts.append(f"{what}. It errs most under {listed(kinds)}.")
     if self.headline_radius():
         radius = self.headline_radius().split()[-1]
         fooled = self.in_percent(base, self.headline_radius())[0]
@@ -182,11 +184,21 @@ def not_done(self:Findings)->list:
     return [name for name, is_done in stages.items() if not is_done]
 
 @patch
+def what_was_scored(self:Findings)->str: # empty if nothing was
+    "How many training images are wrong, and how many more with a little noise"
+    if self.scores is None: return ""
+    t, options = self.scores.table, self.scores.options
+    wrong, weak = int((~t.clean_correct).sum()), int((t.clean_correct & (t.n_wrong > 0)).sum())
+    noise = f"at least one noisy copy ({options['noise']} noise, eps {options['eps']:g})"
+    return f"Of {counted(len(t), 'training image')} it gets {wrong:,} wrong, and of {weak:,} others {noise}."
+
+@patch
 def paragraph(self:Findings)->list: # sentences
     "The first paragraph of the page"
     e, missing = self.evaluation, self.not_done()
     about = [] if e is None else [e.weak_to(), e.what_changed(), e.what_it_cost(), self.exposure()]
+    if e is None: about = [self.what_was_scored()]
     if e is None and self.validation is not None:
-        about = [f"On the weak samples the base is {self.validation.verdict()}."]
-    rest = f"This run has no {listed(missing)}." if missing else ""
+        about.append(f"On the weak samples the base is {self.validation.verdict()}.")
+    rest = f"Not part of this run: {listed(missing)}." if missing else ""
     return [s for s in (self.what_was_measured(), *about, rest) if s]
