@@ -4,19 +4,21 @@
                                   [--k 100 500] [--seeds 0 1 2] [--truth 200] [--precision bf16] [--threads 1]
                                   [--keep FOLDER] [--only recall time tolerance]
 
-recall: share of the k weakest by `--truth` neighbours (another seed's) that are among the k highest scores of fixed
-numbers of neighbours, and of searches (`top_k=`) with a sixth of the forward passes of fifty, and, for the first
-seed, a tenth and a third. Forwards count clean images too; 1/6 is a sixth of the 51 of fifty neighbours.
+recall: share of the k weakest by `--truth` neighbours (another seed's) that are among the k
+highest scores of fixed numbers of neighbours, and of searches (`top_k=`) with a sixth of the
+forward passes of fifty, and, for the first seed, a tenth and a third. Forwards count clean images
+too; 1/6 is a sixth of the 51 of fifty neighbours.
 
-tolerance: a search (first eps, k and seed) that stops when, with 95 % confidence, no chosen image is more than 0.2
-below the k-th; `shortfall` is by how much the least weak of them is, measured with the truth.
+tolerance: a search (first eps, k and seed) that stops when, with 95 % confidence, no chosen image
+is more than 0.2 below the k-th; `shortfall` is by how much the least weak of them is, measured
+with the truth.
 
-time: seconds for the images, best of `--repeats`, against the way of the authors' code: one image at a time from a
-data loader, which makes its 50 neighbours as 8-bit pictures and normalises each, one float32 forward pass per
-image. That is timed on `--authors-images` and multiplied.
+time: seconds for the images, best of `--repeats`, against the way of the authors' code: one image
+at a time from a data loader, which makes its 50 neighbours as 8-bit pictures and normalises each,
+one float32 forward pass per image. That is timed on `--authors-images` and multiplied.
 
-`--keep` keeps run folders, from which an interrupted benchmark resumes; a row has the commit that its scores were
-made with. Writes benchmarks/adaptive.csv; the table of ratios comes last.
+`--keep` keeps run folders, from which an interrupted benchmark resumes; a row has the commit that
+its scores were made with. Writes benchmarks/adaptive.csv; the table of ratios comes last.
 """
 import tempfile, time
 from pathlib import Path

@@ -2,12 +2,14 @@
 
     python benchmarks/attacks.py CHECKPOINT [--n 1000] [--eps 8] [--batch-size 100] [--repeats 3] [--threads 1 2]
 
-CHECKPOINT is the published resnet20 of github.com/akamaster/pytorch_resnet_cifar10; the images come from fastai's
-data folder (`untar_data(URLs.CIFAR)`). The three take turns at each batch; the best of the repeats counts, by the
-wall clock (`speed`, 1 = torchattacks) and by processor time (`cpu_speed`), which other work on the machine disturbs
-less. On an undefended model early stop has little left to do after two or three steps; with `--robust RUN`, the
-folder of benchmarks/autoattack.py, the model trained against PGD is timed as well. Five minutes or so on one core,
-and as much again for the robust model. Writes benchmarks/attacks.csv; the table of ratios comes last.
+CHECKPOINT is the published resnet20 of github.com/akamaster/pytorch_resnet_cifar10; the images
+come from fastai's data folder (`untar_data(URLs.CIFAR)`). The three take turns at each batch; the
+best of the repeats counts, by the wall clock (`speed`, 1 = torchattacks) and by processor time
+(`cpu_speed`), which other work on the machine disturbs less. On an undefended model early stop has
+little left to do after two or three steps; with `--robust RUN`, the folder of
+benchmarks/autoattack.py, the model trained against PGD is timed as well. Five minutes or so on one
+core, and as much again for the robust model. Writes benchmarks/attacks.csv; the table of ratios
+comes last.
 """
 import time
 from importlib.metadata import version

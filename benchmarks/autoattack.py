@@ -3,20 +3,22 @@
     python benchmarks/autoattack.py --checkpoint resnet20-cifar10.th --out runs/robust [--n 100] [--eps 8]
                                     [--seeds 0 1 2]
 
-The model is the published ResNet-20 of github.com/akamaster/pytorch_resnet_cifar10, trained further against PGD at
-8/255 for 8 epochs on 20,000 training images (strategy `adversarial`); if `--out` holds it already, it is taken from
-there. The images are n test images of CIFAR-10, all in one batch. Codes:
+The model is the published ResNet-20 of github.com/akamaster/pytorch_resnet_cifar10, trained
+further against PGD at 8/255 for 8 epochs on 20,000 training images (strategy `adversarial`); if
+`--out` holds it already, it is taken from there. The images are n test images of CIFAR-10, all in
+one batch. Codes:
 
     wrnb            the parts of torchattacks 3.3.0 with the authors' settings: `wrnb.attacks.AutoAttack`
     pyautoattack    pyautoattack 0.2.0, the authors' code as a package
     torchattacks    torchattacks 3.3.0's own AutoAttack, which takes 10 iterations where the authors take 100
     PGD-10, PGD-50x10   this package's PGD with 10 steps of eps/4, and with 50 steps and 10 random starts
 
-A row for each seed and code: n_wrong and error with its 95 % interval, `differs` the number of images on which it
-disagrees with pyautoattack at the same seed, `more` the error less pyautoattack's in points, seconds by the clock
-and of the processor. Each row is kept in `--out` at once, so that the script resumes if it is interrupted. An image
-that is not fooled costs fifteen seconds of one core for each full AutoAttack; the whole takes 40 minutes after the
-training, which takes as long. Writes benchmarks/autoattack.csv.
+A row for each seed and code: n_wrong and error with its 95 % interval, `differs` the number of
+images on which it disagrees with pyautoattack at the same seed, `more` the error less
+pyautoattack's in points, seconds by the clock and of the processor. Each row is kept in `--out` at
+once, so that the script resumes if it is interrupted. An image that is not fooled costs fifteen
+seconds of one core for each full AutoAttack; the whole takes 40 minutes after the training, which
+takes as long. Writes benchmarks/autoattack.csv.
 """
 import time
 from importlib.metadata import version

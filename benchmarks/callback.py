@@ -2,10 +2,11 @@
 
     python benchmarks/callback.py [--sizes 50000] [--epochs 1] [--per-cell 20] [--threads 1] [--device auto] [--seed 0]
 
-A ResNet-20 with fresh weights is trained on CIFAR-10 (all 10,000 test images to validate with) with the callback as
-it is by default. `share` is the time of the measurement over the time of its epoch without it, both by the wall clock
-within one run, so that a busy machine slows down both; `setup_s` is what corrupting the images takes, once.
-The goal is a share of 0.05 at most with all 50,000 training images; smaller sets show how it grows.
+A ResNet-20 with fresh weights is trained on CIFAR-10 (all 10,000 test images to validate with)
+with the callback as it is by default. `share` is the time of the measurement over the time of its
+epoch without it, both by the wall clock within one run, so that a busy machine slows down both;
+`setup_s` is what corrupting the images takes, once. The goal is a share of 0.05 at most with all
+50,000 training images; smaller sets show how it grows.
 """
 from time import perf_counter
 

@@ -6,8 +6,10 @@ Both get the same images (two photographs, in turn), each in the form it takes: 
 imagecorruptions bytes, one after the other; only 2 of them if it needs more than half a second each (glass blur at
 224 px). imagecorruptions has ImageNet-C's constants only, so ours gets imagenet-c at every size, for the same work.
 Best of 3 to 20 rounds, taken in turn. Run it on a machine that does nothing else: with more processes than cores,
-two threads wait for each other. If there is a GPU, images per second are printed as well. Writes
-benchmarks/corruptions.csv; the table of ratios comes last.
+two threads wait for each other. If there is a GPU, images per second are printed as well. `ms_floor` is what the one
+step takes that cannot be left out, alone and in the same rounds: libjpeg's coding and decoding for jpeg_compression,
+the convolution with a disk for defocus_blur, reading and writing every pixel three times (to grey levels, to boxes,
+back) for pixelate. Writes benchmarks/corruptions.csv; the table of ratios comes last.
 """
 import importlib, sys, time, warnings
 
@@ -18,7 +20,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from common import HERE, add_options, origin, parser, seconds, write_csv
-from wrnb.corruptions import CORRUPTIONS, corrupt
+from wrnb.corruptions import CORRUPTIONS, _constants, _disk, _filter, _jpeg, corrupt
 
 sys.path.insert(0, str(HERE.parent/"tests"))
 warnings.filterwarnings("ignore")
@@ -44,6 +46,27 @@ def photos(size, n):
 def pixels(images): return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous().float()/255
 
 
+def coding(x):
+    "JPEG alone, as `corrupt` has it coded and decoded"
+    r, g, b = (x*255).round().int().unbind(1)
+    quality = _constants("jpeg_compression", "imagenet-c")[2]
+    return _jpeg((r + 256*g + 65536*b).numpy(), quality)
+
+
+def convolution(x):
+    "One convolution with the disk alone"
+    return _filter(x, _disk(*_constants("defocus_blur", "imagenet-c")[2]), "reflect")
+
+
+def copies(x):
+    "Every pixel read and written three times"
+    for _ in range(3): x = x*2
+    return x
+
+
+FLOORS = dict(jpeg_compression=coding, defocus_blur=convolution, pixelate=copies)
+
+
 def measure(size, threads, n, theirs, seed=0):
     "One row per corruption"
     torch.set_num_threads(threads)
@@ -55,9 +78,12 @@ def measure(size, threads, n, theirs, seed=0):
         def ours(): corrupt(x, name, 3, "imagenet-c", seed)
         def other():
             for a in few: theirs.corrupt(a, severity=3, corruption_name=name)
-        own, others = best(ours, other)
+        pieces, alone = x.split(max(1, 2**18//size**2)), FLOORS.get(name)
+        floor = [lambda: [alone(piece) for piece in pieces]] if alone else []
+        own, others, *least = best(ours, other, *floor)
         yield dict(corruption=name, size=size, threads=threads, severity=3, n=n, n_imagecorruptions=len(few), seed=seed,
-                   device="cpu", ms=own*1000/n, ms_imagecorruptions=others*1000/len(few))
+                   device="cpu", ms=own*1000/n, ms_imagecorruptions=others*1000/len(few),
+                   ms_floor=least[0]*1000/n if least else np.nan)
 
 
 def measure_gpu(size, n=256):
@@ -94,6 +120,9 @@ def main():
         rate = rate.pivot_table(index="corruption", columns="size", values="images_per_second", sort=False)
         print(rate.round(0).to_string(), "\n")
     ratio = cpu.pivot_table(index="corruption", columns=["size", "threads"], values="ratio", sort=False)
+    floors = cpu.dropna(subset="ms_floor").assign(most=lambda t: t.ms_imagecorruptions/t.ms_floor)
+    floors = floors.pivot_table(index="corruption", columns=["size", "threads"], values="most", sort=False)
+    print(f"the most that the ratio could be, by the floor\n{floors.round(1).to_string()}\n")
     print(f"imagecorruptions' time divided by ours\n{ratio.round(1).to_string()}")
 
 

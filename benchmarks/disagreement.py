@@ -2,7 +2,7 @@
 
     python benchmarks/disagreement.py --run RUN --model resnet20@resnet20-cifar10.th
                                       --labels cifar10n.npz --order cifar10-train-order.txt.gz
-                                      [--resamples 1000] [--csv FILE]
+                                      [--resamples 300] [--csv FILE]
 
 CIFAR-10N (Wei et al. 2022) has three more labels by people for each of CIFAR-10's 50,000 training images. --run is a
 run folder of `wrnb score cifar10 --model ... --out RUN`. --labels has the arrays clean_label, aggre_label (the vote of
@@ -18,7 +18,7 @@ disagreement.csv         One row per indicator and group (all images, or those t
 disagreement_groups.csv  Share of images with another vote, by eighths of the score from strongest to weakest.
 disagreement_images.csv  The weakest images with what people called them.
 
-Three minutes on one core after the scoring.
+Five minutes on one core after the scoring.
 """
 import gzip
 from pathlib import Path
@@ -26,15 +26,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.metrics import average_precision_score, roc_auc_score
+from scipy.stats import rankdata
 from torch.nn import functional as F
 
 from common import add_options, begin, origin, parser, write_csv
+from indicator import auroc, average_precision
 from weak_samples import confident, logits_and_features, of_label
 from wrnb.core import WrnbError, wilson
 from wrnb.folders import load_data
 from wrnb.pretrained import load_model
-from wrnb.tables import read_json
+from wrnb.runs import Run
 
 INDICATORS = "score loss margin confidence self_confidence".split()
 SIGN = dict(score=1, loss=1, margin=-1, confidence=-1, self_confidence=-1)  # of weakness
@@ -54,8 +55,8 @@ def people(args):
 def indicators(args, device):
     "A table by image id: every indicator, high or low, and is the model right?"
     scores = pd.read_parquet(args.run/"scores.parquet")
-    pool = load_data("cifar10", test_limit=1)[0]
-    if list(pool.ids) != list(scores.id): raise WrnbError(f"{args.run} is not of all of cifar10")
+    pool = load_data("cifar10", limit=Run(args.run).options("setup").get("limit"), test_limit=1)[0]
+    if list(pool.ids) != list(scores.id): raise WrnbError(f"{args.run} is not of cifar10")
     net, y = load_model(args.model, 10).to(device), torch.as_tensor(pool.labels)
     parts = [logits_and_features(net, pool.pixels(idxs.tolist())) for idxs in torch.arange(len(pool)).split(5000)]
     logits, features = (torch.cat(v) for v in zip(*parts))
@@ -69,9 +70,10 @@ def indicators(args, device):
 
 def figures(t, column):
     "AUROC, average precision and rank correlation of one indicator"
-    weakness = SIGN[column]*t[column]
-    return dict(auroc=roc_auc_score(t.other_vote, weakness), ap=average_precision_score(t.other_vote, weakness),
-                spearman=weakness.corr(t.n_other, method="spearman"))
+    weakness, other = SIGN[column]*t[column].to_numpy(), t.other_vote.to_numpy()[None].astype(float)
+    ranks = rankdata(weakness), rankdata(t.n_other)
+    return dict(auroc=auroc(weakness, other)[0], ap=average_precision(weakness, other)[0],
+                spearman=np.corrcoef(*ranks)[0, 1])
 
 
 def with_intervals(t, column, resamples):
@@ -101,7 +103,7 @@ def main(args):
     device = begin(args)
     t = indicators(args, device).join(people(args), how="inner")
     if (t.label != t.clean_label).any(): raise WrnbError(f"{args.labels} and {args.order} are not of these images")
-    options = read_json(args.run/"config.json")["score"]["options"]
+    options = Run(args.run).options("score")
     where = dict(seed=options["seed"], eps=options["eps"], n_neighbors=options["n_neighbors"],
                  **origin("commit", "device", "torch", device=device))
     rows = [dict(indicator=c, images=name, n=len(g), **with_intervals(g, c, args.resamples))
@@ -118,6 +120,6 @@ def main(args):
 if __name__ == "__main__":
     p = parser(__doc__)
     add_options(p, run=Path("runs/cifar10"), model="resnet20", labels=Path("cifar10n.npz"),
-                order=Path("cifar10-train-order.txt.gz"), resamples=1000, csv=Path("disagreement.csv"),
+                order=Path("cifar10-train-order.txt.gz"), resamples=300, csv=Path("disagreement.csv"),
                 device="cpu", threads=1)
     main(p.parse_args())

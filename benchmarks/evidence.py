@@ -20,9 +20,12 @@ evidence.csv          One row per model, target, design, estimator and n per cel
                       model on the same data and pairs. `truth`, `bias`, `rmse`, `half_width` (mean) in points;
                       `coverage` of the 95 % intervals, `wider`: share of the samples in which the interval is wider
                       than the plain one.
-evidence_passes.csv   One row per model, target, design and estimator: n per cell and passes for a half width of
-                      --half-width points, found by bisection on the mean half width of 20 samples, beside the passes
-                      of "all images, all cells" (`times` fewer).
+evidence_passes.csv   One row per model, target, design and estimator: n per cell and passes for a half
+                      width of --half-width points, found by search on the mean half width of 20
+                      samples, beside the passes of "all images, all cells" (`times` fewer).
+evidence_forest.csv   Paired differences to the first model of the data set, per corruption, with
+                      intervals, from one sample (the largest --per-cell), beside the `truth`.
+evidence_rounds.csv   Images added until the interval is +- `half_width`: coverage, bias, mean n per cell.
 evidence_cells.csv    Where the matrices came from: model, cell, n, error, CPU seconds, commit, device.
 
 Four models: some four hours on one core, nearly all for the matrices; --test-limit 200 --resamples 5: minutes.
@@ -38,7 +41,7 @@ from torch.nn import functional as F
 
 from common import DATA, add_options, begin, origin, parser, write_csv
 from wrnb.corruptions import corruptions
-from wrnb.estimation import design, estimate
+from wrnb.estimation import Dealer, Pairs, design, estimate, figure
 from wrnb.folders import load_data
 from wrnb.inference import InferenceModel, logits_of
 from wrnb.measurement import wrong_under
@@ -130,8 +133,9 @@ def targets(m, first):
     if first is not m: yield f"minus {first.name}", even, m.wrong - first.wrong
 
 
-def known_facts(m, first):
+def known_facts(m, first, is_difference):
     "What each estimator knows of every image"
+    if is_difference: return dict(plain=None, adjusted=np.column_stack([m.clean, first.clean]))
     facts = dict(plain=None, adjusted=m.clean)
     if first is not m: facts["adjusted+base"] = np.column_stack([m.clean, first.clean, first.wrong.mean(0)])
     return facts
@@ -152,13 +156,13 @@ def sample(m, outcomes, weight, known, kind, per_cell, seed):
 
 def combinations(m, first):
     "Every figure of a model with every design and estimator"
+    of_model = dict(data=m.data, model=m.name, n=len(m.labels))
     for name, weight, outcomes in targets(m, first):
         truth = (weight*outcomes.mean(1)).sum()
-        for estimator, known in known_facts(m, first).items():
-            if name.startswith("minus") and estimator == "adjusted+base": continue
-            what = dict(data=m.data, model=m.name, target=name, design="spread", estimator=estimator)
+        for estimator, known in known_facts(m, first, name.startswith("minus")).items():
+            what = of_model | dict(target=name, design="spread", estimator=estimator)
             yield what, truth, (m, outcomes, weight, known, "spread")
-        what = dict(data=m.data, model=m.name, target=name, design="same", estimator="plain")
+        what = of_model | dict(target=name, design="same", estimator="plain")
         yield what, truth, (m, outcomes, weight, None, "same")
 
 
@@ -190,12 +194,12 @@ def narrow_enough(how, per_cell, wanted, samples=20):
 
 
 def passes_rows(m, first, wanted):
-    "The fewest images per cell that are enough, by bisection; a clean pass over the set counts where it is used"
+    "The fewest images per cell that are enough; a clean pass over the set counts if it is used"
     n_images = len(m.labels)
     for what, _, how in combinations(m, first):
         low, high = 4, n_images
         while high - low > max(1, .01*high):
-            middle = (low + high)//2
+            middle = max(int((low*high)**.5), low + 1)
             low, high = (low, middle) if narrow_enough(how, middle, wanted) else (middle, high)
         n_models = 2 if what["target"].startswith("minus") else 1
         clean = n_images if how[3] is not None else 0
@@ -204,20 +208,69 @@ def passes_rows(m, first, wanted):
                           times=everything/passes)
 
 
+def forest_rows(m, first, per_cell):
+    "Paired differences per corruption from one sample, beside what all images give"
+    if first is m: return
+    cell, image = dealt(m.labels.tobytes(), "spread", per_cell, 0)
+    outcomes = m.wrong - first.wrong
+    known = known_facts(m, first, True)["adjusted"]
+    pairs = Pairs(outcomes[cell, image], cell, image, m.labels, known, "set")
+    for name in ("corruption error", *dict.fromkeys(name for name, _ in CELLS)):
+        weight = np.array([name in (own, "corruption error") for own, _ in CELLS], float)
+        weight /= weight.sum()
+        e = figure(pairs, weight)
+        yield dict(data=m.data, model=m.name, against=first.name, figure=name, n=len(m.labels),
+                   per_cell=per_cell, seed=0, truth=100*(weight*outcomes.mean(1)).sum(),
+                   value=100*e.value, low=100*e.low, high=100*e.high)
+
+
+def until_narrow(m, wanted, seed):
+    "The estimate at which rounds end, as `evaluate(half_width=)` adds images, and n per cell"
+    n, more, weight = 0, 50, np.full(len(CELLS), 1/len(CELLS))
+    dealer, cells, images = Dealer(m.labels, len(CELLS), "spread", seed), [], []
+    while more > n:
+        for k, idxs in enumerate(dealer.deal(more - n)):
+            cells.append(np.full(len(idxs), k))
+            images.append(idxs)
+        n, cell, image = more, np.concatenate(cells), np.concatenate(images)
+        e = estimate(m.wrong[cell, image], cell, image, m.labels, weight, m.clean, "set")
+        missing = 50*(e.high - e.low)/wanted
+        if missing > 1: more = min(int(n*min(max(missing**2, 1.2), 3)) + 1, len(m.labels))
+    return e, n
+
+
+def rounds_rows(m, resamples, wanted):
+    "How many intervals hold the truth if images are added until they are narrow"
+    truth = m.wrong.mean()
+    for width in (2*wanted, wanted):
+        found = [until_narrow(m, width, seed) for seed in range(resamples)]
+        holds = np.mean([e.low <= truth <= e.high for e, _ in found])
+        bias, per_cell = np.mean([(100*(e.value - truth), n) for e, n in found], 0)
+        yield dict(data=m.data, model=m.name, half_width=width, resamples=resamples, coverage=holds,
+                   bias=bias, per_cell=per_cell)
+
+
 def tables(args):
     "All tables from the matrices that are there"
     matrices = [Matrix(args.keep, *parse_model(text)[:2]) for text in args.models]
     first = {m.data: m for m in reversed(matrices)}
-    coverage, passes = [], []
+    coverage, passes, forest, rounds = [], [], [], []
     for m in matrices:
         coverage += coverage_rows(m, first[m.data], args.per_cell, args.resamples)
         passes += passes_rows(m, first[m.data], args.half_width)
+        forest += forest_rows(m, first[m.data], max(args.per_cell))
+        rounds += rounds_rows(m, args.resamples, args.half_width)
         print(m.data, m.name, flush=True)
     origins = origin("commit", "device", device="cpu")
     suffix = args.csv.with_suffix("")
     write_csv(pd.DataFrame(coverage).assign(**origins), args.csv, float_format="%.4f")
-    write_csv(pd.DataFrame(passes).assign(**origins), Path(f"{suffix}_passes.csv"), float_format="%.2f")
-    write_csv(pd.read_csv(args.keep/"cells.csv"), Path(f"{suffix}_cells.csv"))
+    for name, rows in dict(passes=passes, forest=forest, rounds=rounds).items():
+        path = Path(f"{suffix}_{name}.csv")
+        write_csv(pd.DataFrame(rows).assign(**origins), path, float_format="%.3f")
+    cells = pd.read_csv(args.keep/"cells.csv")
+    named = pd.MultiIndex.from_tuples([(m.data, m.name) for m in matrices])
+    own = pd.MultiIndex.from_frame(cells[["data", "model"]]).isin(named)
+    write_csv(cells[own], Path(f"{suffix}_cells.csv"))
 
 
 if __name__ == "__main__":

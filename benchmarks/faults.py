@@ -2,28 +2,30 @@
 
     python benchmarks/faults.py [--kills 20] [--seed 0] [--sections kill bad room hostile practice]
 
-kill: `wrnb score`, `validate` and `enhance` are killed (SIGKILL) at moments drawn uniformly over the time an
-undisturbed command takes, half of them several times, and started again until they end. Right is: the bytes of the
-undisturbed run (a process of its own) in every file that a stage leaves, the same set of files, and nothing
-computed again that was whole before a kill.
+kill: `wrnb score`, `validate` and `enhance` are killed (SIGKILL) at moments drawn uniformly over
+the time an undisturbed command takes, half of them several times, and started again until they
+end. Right is: the bytes of the undisturbed run (a process of its own) in every file that a stage
+leaves, the same set of files, and nothing computed again that was whole before a kill.
 
-bad: commands with bad input, each on a whole run folder or a new one. Right is: exit code 2, one line on stderr
-that begins with `wrnb: ` and names the file or option, and every table in the folder as it was.
+bad: commands with bad input, each on a whole run folder or a new one. Right is: exit code 2, one
+line on stderr that begins with `wrnb: ` and names the file or option, and every table in the
+folder as it was.
 
-room: a small tmpfs that is full, or a folder mounted read-only. Right is: one line and exit code 2, earlier tables
-as they were, and with room made the bytes of the undisturbed run. Needs the right to mount; without it the cases
-count as not measured.
+room: a small tmpfs that is full, or a folder mounted read-only. Right is: one line and exit code
+2, earlier tables as they were, and with room made the bytes of the undisturbed run. Needs the
+right to mount; without it the cases count as not measured.
 
-hostile: files made to run code, to write or remove elsewhere, or to take all memory or time. Right is: refused in
-one line (or shown escaped), nothing executed, nothing outside changed, below 2 GB and 60 seconds.
+hostile: files made to run code, to write or remove elsewhere, or to take all memory or time. Right
+is: refused in one line (or shown escaped), nothing executed, nothing outside changed, below 2 GB
+and 60 seconds.
 
-practice: datasets, items, labels, models, folders, pictures, checkpoints, numbers and paths as people really have
-them. What is right stands in each case: the right value, a line that names what is wrong, or a warning. The cases
-are in benchmarks/faults_practice.py.
+practice: datasets, items, labels, models, folders, pictures, checkpoints, numbers and paths as
+people really have them. What is right stands in each case: the right value, a line that names what
+is wrong, or a warning. The cases are in benchmarks/faults_practice.py.
 
-The commands run in forks of one process that has imported everything, with one thread, so that a kill hits the work
-and not the imports. Everything is on the embedded digits. About fifteen minutes on one core. Writes
-benchmarks/faults.csv, one row per case; the table of counts comes last.
+The commands run in forks of one process that has imported everything, with one thread, so that a
+kill hits the work and not the imports. Everything is on the embedded digits. About fifteen minutes
+on one core. Writes benchmarks/faults.csv, one row per case; the table of counts comes last.
 """
 import importlib, os, re, shutil, signal, subprocess, tempfile, time
 from contextlib import contextmanager

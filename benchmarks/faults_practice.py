@@ -1,7 +1,8 @@
 """What people really have, for benchmarks/faults.py: datasets, items, labels, models, folders, numbers, paths.
 
-Each case is a name, what is right, and a function of an empty folder that tries it and returns whether the result is
-right. Many ask for the right scores, which a plain loop computes (benchmarks/practice_kinds.py).
+Each case is a name, what is right, and a function of an empty folder that tries it and returns
+whether the result is right. Many ask for the right scores, which a plain loop computes
+(benchmarks/practice_kinds.py).
 """
 import os, shutil, warnings
 from fractions import Fraction

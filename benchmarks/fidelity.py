@@ -3,10 +3,10 @@
     WRNB_RESNET20=resnet20-cifar10.th python benchmarks/fidelity.py [--sizes 32 224] [--n 1000 100] [--draws 2]
                                                                     [--seed 0]
 
-CIFAR-10 test images at 32 px with the published ResNet-20, Imagenette validation images at 224 px with
-EfficientNet-Lite0 (its 1,000 logits cut down to Imagenette's ten classes). Both sides get the same images,
-ImageNet-C's constants at severity 3 (imagecorruptions has no others) and draw their own random numbers, `--draws`
-times for each image. One row per corruption and size:
+CIFAR-10 test images at 32 px with the published ResNet-20, Imagenette validation images at 224 px
+with EfficientNet-Lite0 (its 1,000 logits cut down to Imagenette's ten classes). Both sides get the
+same images, ImageNet-C's constants at severity 3 (imagecorruptions has no others) and draw their
+own random numbers, `--draws` times for each image. One row per corruption and size:
 
     within_one                share of pixels within one grey level, if nothing is random
     mean_gap, std_gap         ours less theirs: mean and contrast of an image, grey levels, with the standard error over
@@ -16,11 +16,11 @@ times for each image. One row per corruption and size:
     error, low, high          the classifier's error under ours, with the 95 % interval of an error measured on n images
     error_theirs              its error under imagecorruptions; the claim is that it is within low to high
 
-If imagecorruptions leaves ImageNet-C's definition (elastic_transform: another one; frost: pictures enlarged by
-1.1), the row of that name compares with ImageNet-C's, written with OpenCV and NumPy, and a row marked
-(imagecorruptions') compares with imagecorruptions when ours gets its constants or pictures. imagecorruptions'
-impulse noise ignores NumPy's seed, so its row comes out a little different each time. Writes
-benchmarks/fidelity.csv; takes ten minutes.
+If imagecorruptions leaves ImageNet-C's definition (elastic_transform: another one; frost: pictures
+enlarged by 1.1), the row of that name compares with ImageNet-C's, written with OpenCV and NumPy,
+and a row marked (imagecorruptions') compares with imagecorruptions when ours gets its constants or
+pictures. imagecorruptions' impulse noise ignores NumPy's seed, so its row comes out a little
+different each time. Writes benchmarks/fidelity.csv; takes ten minutes.
 """
 import os, sys, warnings
 from unittest.mock import patch

@@ -5,13 +5,15 @@
     python benchmarks/gpu.py time [--model resnet18] [--images 50000] [--neighbors 50] [--precision fp32 bf16]
                                   [--no-compile] [--device auto] [--csv gpu.csv]
 
-`pack` writes the images as lossless WebP sheets of 500, so that all of CIFAR-10 has some 97 MB, in folders of at most
---part-mib each. `unpack` writes the very pixels as PNG files, train/CLASS/NAME.png and test/CLASS/NAME.png.
+`pack` writes the images as lossless WebP sheets of 500, so that all of CIFAR-10 has some 97 MB, in
+folders of at most --part-mib each. `unpack` writes the very pixels as PNG files,
+train/CLASS/NAME.png and test/CLASS/NAME.png.
 
-`time` writes gpu.csv, a row per piece of work: `scoring` in every precision, through torch.compile and not (goal: all
-of CIFAR-10 with 50 neighbours in 20 s on an H100; the seconds of compiling are apart, `prepare_s`), `corruptions`
-(the 15 and the ten of C-bar, severity 3, in batches). Pixels and weights are random: neither changes the work. The
-device's name is in the row. benchmarks/gpu.sh does all of it, and a fine-tuning.
+`time` writes gpu.csv, a row per piece of work: `scoring` in every precision, through torch.compile
+and not (goal: all of CIFAR-10 with 50 neighbours in 20 s on an H100; the seconds of compiling are
+apart, `prepare_s`), `corruptions` (the 15 and the ten of C-bar, severity 3, in batches). Pixels
+and weights are random: neither changes the work. The device's name is in the row.
+benchmarks/gpu.sh does all of it, and a fine-tuning.
 """
 import json
 from pathlib import Path

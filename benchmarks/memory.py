@@ -2,13 +2,14 @@
 
     python benchmarks/memory.py [--data FOLDER] [--n 5000 50000] [--neighbors 1] [--threads 1] [--seed 0]
 
-FOLDER has train/ and val/ (default: the Imagenette sample in fastai's data folder, 224 px). Its training pictures
-are linked under new names until there are n of them, so that files, names and decoding are real and the disk stays
-empty; a set above half a gigabyte is decoded block by block. A small network (digits_net, fresh weights) scores
-them with few neighbours, each n in a process of its own, whose peak resident memory the system reports. `loaded` is
-the peak when the list of images stands and none is scored yet. A ratio of 1 means that memory does not grow with
-the number of images; the goal is 1.1. Takes some ten minutes. Writes benchmarks/memory.csv; the table of ratios
-comes last.
+FOLDER has train/ and val/ (default: the Imagenette sample in fastai's data folder, 224 px). Its
+training pictures are linked under new names until there are n of them, so that files, names and
+decoding are real and the disk stays empty; a set above half a gigabyte is decoded block by block.
+A small network (digits_net, fresh weights) scores them with few neighbours, each n in a process of
+its own, whose peak resident memory the system reports. `loaded` is the peak when the list of
+images stands and none is scored yet. A ratio of 1 means that memory does not grow with the number
+of images; the goal is 1.1. Takes some ten minutes. Writes benchmarks/memory.csv; the table of
+ratios comes last.
 """
 import argparse, os, resource, shutil, subprocess, sys, tempfile
 from pathlib import Path

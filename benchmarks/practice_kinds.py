@@ -1,7 +1,7 @@
 """Datasets, items, labels and models as people have them, each a small named kind, and the right score by a plain loop.
 
-`benchmarks/faults.py` tries them one by one, tests/test_practice_everything.py draws combinations of them. Everything
-is on nine images of 16 px in three classes, which a linear model sees.
+`benchmarks/faults.py` tries them one by one, tests/test_practice_everything.py draws combinations
+of them. Everything is on nine images of 16 px in three classes, which a linear model sees.
 """
 from collections import namedtuple
 from types import SimpleNamespace

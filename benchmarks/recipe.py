@@ -1,17 +1,18 @@
 """What is each piece of the recipe worth? Each taken away by itself, and all strategies at equal passes.
 
     python benchmarks/recipe.py --models FOLDER [--bases digits_net resnet20 ...] [--only reva augmix ...]
-                                [--seeds 0 1 2] [--epochs 5] [--limit 5000] [--test-limit 2000] [--device cuda]
+                                [--seeds 0 1 2] [--epochs 5] [--limit 5000] [--test-limit 2000] [--per-cell 300]
+                                [--device cuda] [--keep RUNS]
 
-As guided.py, with its bases. Cases: `base`; the six strategies, each with at least as many passes as REVa, and as
-`NAME, alpha 1` without the step back to the base; REVa without one of its pieces; and REVa with weak images more
-often (`half weak`: half of the training images are the weakest tenth, again and again). Writes one row per base,
-case, seed and perturbation to benchmarks/recipe.csv; what is there is not measured again.
+As guided.py, with its bases and columns. Cases: `base`; the six strategies, each with at least as
+many passes as REVa, and as `NAME, alpha 1` without the step back to the base; REVa without one of
+its pieces; and REVa with weak images more often (`half weak`: half of the training images are the
+weakest tenth, again and again). Differences are to the base and to `reva`. Writes
+benchmarks/recipe.csv and recipe_cells.csv.
 """
 from pathlib import Path
 
-from common import add_options, begin, parser
-from tuning import BASES, Base, half_weak, measure, summary
+from tuning import options, show_figures, study
 from wrnb.enhancement import Recipe, STRATEGIES
 
 CASES = {name: (name, {}) for name in ("reva", *(s for s in STRATEGIES if s != "reva"))} | {
@@ -29,27 +30,9 @@ CASES = {name: (name, {}) for name in ("reva", *(s for s in STRATEGIES if s != "
 
 
 def main():
-    p = parser(__doc__)
-    p.add_argument("--bases", nargs="+", choices=BASES, default=["digits_net"])
-    p.add_argument("--only", nargs="+", choices=CASES, default=list(CASES))
-    p.add_argument("--keep", type=Path)
-    p.add_argument("--limit", type=int)
-    p.add_argument("--test-limit", type=int)
-    p.add_argument("--csv", type=Path, default=Path(__file__).with_suffix(".csv"))
-    add_options(p, models=".", epochs=5, lr=.02, threads=1, precision="fp32", seeds=[0, 1, 2], severities=[1, 3, 5],
-                device="cpu")
-    a = p.parse_args()
-    a.device = begin(a)
-    for name in a.bases:
-        base = Base(name, a)
-        measure(base, a.csv, "base", 0, "base", None)
-        for seed in a.seeds:
-            for case in a.only:
-                strategy, more = CASES[case]
-                if case == "half weak": more = dict(ds=half_weak(base))
-                out = a.keep and a.keep/f"{name}-{case.replace(', ', '-').replace(' ', '_')}-{seed}"
-                measure(base, a.csv, case, seed, strategy, out, **more)
-    print(summary(a.csv).to_string())
+    a = options(__doc__, Path(__file__).with_suffix(".csv"), CASES)
+    for name in a.bases: study(name, {case: CASES[case] for case in a.only}, a, "reva", a.csv)
+    show_figures(a.csv)
 
 
 if __name__ == "__main__": main()

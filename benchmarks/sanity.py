@@ -3,15 +3,16 @@
     python benchmarks/sanity.py --checkpoint resnet20-cifar10.th --robust RUN [--n 1000] [--few 500] [--seed 0]
                                 [--eps 0.5 1 2 4 8 16 32] [--device auto]
 
-Two models: the published ResNet-20 of github.com/akamaster/pytorch_resnet_cifar10, which nobody defended, and the
-one that benchmarks/autoattack.py trained against PGD at 8/255 and left in RUN. One row per measurement on 1,000
-test images of CIFAR-10, drawn with seed 0, or on every second of them: `model` asked, `source` the model the attack
-was made on, attack, eps in grey levels, steps and restarts, n_wrong and error with its 95 % interval, `fooled` the
-share of images seen as another class than before, `loss` the mean cross-entropy, `clean_error` that of the same
-images. Radii are varied on --n images; steps, restarts and the source on --few, at 1/255 for the published model
-and at 8/255 for the other. The universal perturbation is found on 500 training images. `noise` adds a random sign
-times eps to each pixel. Each row is kept in RUN at once. Writes benchmarks/sanity.csv; a quarter of an hour on one
-core.
+Two models: the published ResNet-20 of github.com/akamaster/pytorch_resnet_cifar10, which nobody
+defended, and the one that benchmarks/autoattack.py trained against PGD at 8/255 and left in RUN.
+One row per measurement on 1,000 test images of CIFAR-10, drawn with seed 0, or on every second of
+them: `model` asked, `source` the model the attack was made on, attack, eps in grey levels, steps
+and restarts, n_wrong and error with its 95 % interval, `fooled` the share of images seen as
+another class than before, `loss` the mean cross-entropy, `clean_error` that of the same images.
+Radii are varied on --n images; steps, restarts and the source on --few, at 1/255 for the published
+model and at 8/255 for the other. The universal perturbation is found on 500 training images.
+`noise` adds a random sign times eps to each pixel. Each row is kept in RUN at once. Writes
+benchmarks/sanity.csv; a quarter of an hour on one core.
 """
 from pathlib import Path
 

@@ -3,11 +3,12 @@
     python benchmarks/scale.py --model resnet20@resnet20-cifar10.th [--data cifar10] [--images 2048] [--processes 1 2]
                                [--repeats 2]
 
-Each case is the whole command, started by `accelerate launch` if there are several processes, one thread each. It
-runs with few and with many neighbours: the difference of the two times is scoring alone, what is left of the
-shorter one is the start. The best of the repeats counts. One process with as many threads is measured for
-comparison. `ratio` is the rate over that of one process with one thread. Run it on a machine that does nothing
-else. Writes benchmarks/scale.csv; the table of ratios comes last.
+Each case is the whole command, started by `accelerate launch` if there are several processes, one
+thread each. It runs with few and with many neighbours: the difference of the two times is scoring
+alone, what is left of the shorter one is the start. The best of the repeats counts. One process
+with as many threads is measured for comparison. `ratio` is the rate over that of one process with
+one thread. Run it on a machine that does nothing else. Writes benchmarks/scale.csv; the table of
+ratios comes last.
 """
 import os, subprocess, sys, tempfile, time
 from pathlib import Path

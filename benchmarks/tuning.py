@@ -9,32 +9,46 @@ import pandas as pd
 from fastai.torch_core import set_seed
 
 import wrnb.weak  # gives `Scores` its methods
-from common import origin, write_csv
-from wrnb.attacks import ATTACKS
+from common import DATA, add_options, begin, origin, parser, write_csv
 from wrnb.augmentation import random_crop, random_flip
-from wrnb.corruptions import corruptions
+from wrnb.benchmark import evaluate
+from wrnb.differences import pool
 from wrnb.enhancement import enhance, equal_epochs, passes
 from wrnb.folders import load_data
+from wrnb.gains import Probing, probe_passes
+from wrnb.guidance import guidance
 from wrnb.image_sets import limited, subset
-from wrnb.measurement import Clean, wrong_under
 from wrnb.pretrained import load_model
 from wrnb.scoring import score_robustness
+from wrnb.setup import Setup
 from wrnb.terms import TermsCallback
 from wrnb.training import train
 from wrnb.validation import all_perturbations, validate
 
-CLASSES = dict(digits=10, cifar10=10, cifar100=100)
-BASES = dict(  # name: data, model with its file in --models, radius of the neighbours, radius of attacks in grey levels
-    digits_net=("digits", "digits_net", .3, 8),
-    resnet20=("cifar10", "resnet20@resnet20-cifar10.th", .05, 2),
-    pgd=("cifar10", "resnet20@cifar10-resnet20-pgd.pth", .05, 2),
-    cifar100=("cifar100", "resnet20@cifar100-resnet20.pth", .05, 2))
+
+# --- bases ----------------------------------------------------------------------------------------
+
+@dataclass
+class Source:
+    "Where a base comes from, and how it is trained further"
+    data:str # as `load_data` takes it
+    classes:int # number of classes
+    model:str # a name, with the file in --models that has its weights
+    radius:float=.05 # of the neighbours, in [0,1] pixel units
+    eps:float=2. # radius of the attacks, in grey levels
+    bs:int=128 # images per step
+    lr:float=.02 # peak learning rate
+    select:float=.1 # share of the test images that the step back is chosen by
+    transforms:tuple=(random_crop, random_flip)
 
 
-def measured_kinds(severities):
-    "Clean, the 15 corruptions, the four extra ones, and C-bar"
-    sets = [corruptions(severities=severities, **which) for which in ({}, dict(extra=True), dict(bar=True))]
-    return [Clean(), *sum(sets, [])]
+BASES = dict(
+    digits_net=Source("digits", 10, "digits_net", radius=.3, eps=8., bs=64, select=0.,
+                      transforms=(random_crop,)),
+    resnet20=Source("cifar10", 10, "resnet20@resnet20-cifar10.th"),
+    pgd=Source("cifar10", 10, "resnet20@cifar10-resnet20-pgd.pth"),
+    cifar100=Source("cifar100", 100, "resnet20@cifar100-resnet20.pth"),
+    lite0=Source(str(DATA/"imagenette-sample"), 10, "efficientnet_lite0"))
 
 
 @dataclass
@@ -44,48 +58,46 @@ class Base:
     a:object # the options
 
     def __post_init__(self):
-        self.data, self.model, self.radius, self.eps = BASES[self.name]
-        self.train, self.test = load_data(self.data, limit=self.a.limit, test_limit=self.a.test_limit)
+        self.source = BASES[self.name]
+        s, a = self.source, self.a
+        self.train, test = load_data(s.data, limit=a.limit, test_limit=a.test_limit)
+        setup = Setup(s.data, s.model, select=int(s.select*len(test)) or None)
+        self.select, self.test = setup.laid_aside(test)
 
     @cached_property
     def net(self):
-        arch, _, file = self.model.partition("@")
-        if file: return load_model(f"{arch}@{Path(self.a.models)/file}", CLASSES[self.data]).eval()
+        arch, _, file = self.source.model.partition("@")
+        if file: return load_model(f"{arch}@{Path(self.a.models)/file}", self.source.classes).eval()
+        if self.name == "lite0": return load_model(arch, classes=self.train.classes).eval()
         set_seed(0)
         cbs = [TermsCallback(transforms=[random_crop])]
         how = dict(epochs=15, lr=.2, bs=64, cbs=cbs, device=self.a.device)
-        return train(load_model(arch, CLASSES[self.data]), self.train, self.test, **how).model.eval()
+        new = load_model(arch, self.source.classes)
+        return train(new, self.train, self.test, **how).model.eval()
 
     @cached_property
     def weak(self):
         "Indices of the weakest images among at most 5,000, which are a tenth of them"
         few = limited(self.train, 5000, seed=1)
-        scores = score_robustness(self.net, few, eps=self.radius, n_neighbors=20, device=self.a.device)
+        how = dict(eps=self.source.radius, n_neighbors=self.a.neighbors, device=self.a.device)
+        scores = score_robustness(self.net, few, **how)
         number = {image: i for i, image in enumerate(self.train.ids)}
         return np.array([number[few.ids[i]] for i in scores.weakest(max(1, len(few)//10))])
 
     @cached_property
     def found(self):
-        kinds = all_perturbations(attack_names=())
-        return validate(self.net, self.weak, self.train, self.test, perturbations=kinds, device=self.a.device)
+        "The errors on weak and on random training images; a few test images will do: they don't guide"
+        how = dict(perturbations=all_perturbations(attack_names=()), device=self.a.device)
+        return validate(self.net, self.weak, self.train, limited(self.test, 100), **how)
 
     def tuned(self, strategy, seed, out, ds=None, **more):
         "The Learner after a fine-tuning at equal passes"
-        transforms = [random_crop] if self.data == "digits" else [random_crop, random_flip]
-        how = dict(lr=self.a.lr, bs=64 if self.data == "digits" else 128, eps=self.eps/255, transforms=transforms)
-        epochs = equal_epochs(strategy, self.a.epochs)
-        ds = self.train if ds is None else ds
-        return enhance(self.net, self.found, strategy, ds, self.test, epochs=epochs, seed=seed, out=out,
-                       device=self.a.device, precision=self.a.precision, **how, **more)
-
-    def rows(self, net):
-        "The errors of a model: clean, corruptions, C-bar, and PGD-10 on itself"
-        attack, few = ATTACKS["pgd"](self.eps/255), limited(self.test, 500)
-        how = dict(batch_size=500, device=self.a.device)
-        cells = [(p, wrong_under(p, {"": net}, self.test, **how)[""]) for p in measured_kinds(self.a.severities)]
-        cells.append((attack, wrong_under(attack, {"": net}, few, attacked=net, **how)[""]))
-        return pd.DataFrame([dict(family=p.family, perturbation=p.name, severity=p.severity, n=len(w),
-                                  n_wrong=int(w.sum())) for p, w in cells])
+        s, a = self.source, self.a
+        return enhance(
+            self.net, self.found, strategy, self.train if ds is None else ds, limited(self.test, 500),
+            epochs=equal_epochs(strategy, a.epochs), select=self.select, transforms=list(s.transforms),
+            lr=s.lr, bs=s.bs, eps=s.eps/255, seed=seed, out=out, device=a.device,
+            precision=a.precision, **more)
 
 
 def half_weak(base):
@@ -95,46 +107,117 @@ def half_weak(base):
     return subset(base.train, np.concatenate([weak, rng.choice(n, n - n//2, replace=False)]))
 
 
-def is_measured(csv, **key):
-    "Does the CSV have rows with these values?"
-    if not csv.is_file(): return False
-    t = pd.read_csv(csv)
-    return bool(np.logical_and.reduce([t[name] == value for name, value in key.items()]).any())
+# --- what is measured -----------------------------------------------------------------------------
+
+def evaluated(base, nets, out):
+    "Every model on the same test images: the 15 corruptions with PGD-10, and C-bar"
+    a = base.a
+    how = dict(per_cell=a.per_cell, severities=a.severities, device=a.device, batch_size=500)
+    attack = dict(attack_names=("pgd",), eps=base.source.eps/255)
+    bar = dict(attack_names=(), families="c-bar")
+    return (evaluate(nets, base.test, out=out and out/"fifteen", **attack, **how),
+            evaluate(nets, base.test, out=out and out/"c_bar", **bar, **how))
 
 
-def measure(base, csv, case, seed, strategy, out, **more):
-    "Fine-tune one case, and write what became of it"
-    limit, epochs = len(base.train), base.a.epochs
-    key = dict(base=base.name, case=case, seed=seed, n_train=limit, epochs=epochs, n_test=len(base.test))
-    if is_measured(csv, **key): return
-    if strategy == "base": net, alpha, cost = base.net, 0., 0.
-    else:
+def cost(base, strategy, more):
+    "Passes per image, those of the guide's probes among them"
+    own = passes(strategy, more.get("attack_share", .1))*equal_epochs(strategy, base.a.epochs)
+    if more.get("guide") != "gain": return own
+    kinds, _ = guidance(None, more.get("protocol", "all"), guide="gain")
+    return own + min(Probing().times, base.a.epochs)*probe_passes(kinds)/len(base.train)
+
+
+def with_seed(base, cases, seed, keep):
+    "The base and its fine-tuned copies of one seed: what each cost, and their two evaluations"
+    nets, about = {"base": base.net}, {}
+    for case, (strategy, more) in cases.items():
+        if case == "half weak": more = dict(ds=half_weak(base))
+        out = keep and keep/f"{base.name}-{case.replace(', ', '-').replace(' ', '_')}-{seed}"
         learn = base.tuned(strategy, seed, out, **more)
-        net, alpha = copy.deepcopy(learn.model).eval(), learn.alpha
-        cost = passes(strategy, more.get("attack_share", .1))*equal_epochs(strategy, epochs)
-    rows = base.rows(net.to(base.a.device))
-    about = key | dict(alpha=alpha, passes=cost, **origin("commit", "device", "threads", device=base.a.device))
-    write_csv(rows.assign(**about), csv, mode="a", header=not csv.is_file())
-    print(base.name, case, seed, "alpha", alpha, *(f"{k} {v:.1f}" for k, v in figures(rows).items()), flush=True)
+        nets[case] = copy.deepcopy(learn.model).eval()
+        about[case] = dict(alpha=learn.alpha, passes=cost(base, strategy, more))
+        print(base.name, case, seed, about[case], flush=True)
+    name = f"{base.name}-evaluation-{'-'.join(cases)[:40]}-{seed}"
+    return about, evaluated(base, nets, keep and keep/name)
 
 
-EXTRA = {k.name for k in corruptions(extra=True)}
+FIGURES = [  # name in the table, which evaluation, its figure
+    ("clean", 0, "clean"), ("the 15", 0, "corruption_error"), ("worst three", 0, "worst_three"),
+    ("C-bar", 1, "corruption_error"), ("PGD", 0, "pgd")]
 
 
-def figures(rows):
-    "The figures of one model in percent"
-    t = rows.assign(error=100*rows.n_wrong/rows.n)
-    types = t[~t.family.isin(["clean", "c-bar", "attack"]) & ~t.perturbation.isin(EXTRA)]
-    types = types.groupby("perturbation").error.mean()
-    part = {name: t.error[t.family == family].mean() for name, family in
-            (("clean", "clean"), ("c_bar", "c-bar"), ("pgd", "attack"))}
-    return dict(clean=part["clean"], the15=types.mean(), worst_three=types.nlargest(3).mean(),
-                c_bar=part["c_bar"], pgd=part["pgd"])
+def pooled(seeds, case, against=None):
+    "The figures of a case over the seeds, or its paired differences to another: percent or points"
+    for name, which, what in FIGURES:
+        pairs = pool([evaluations[which] for _, evaluations in seeds])
+        if what == "pgd": what = f"pgd {pairs.evaluations[0].attack_settings[0]['severity']:g}/255"
+        e = pairs.difference(case, against, what) if against else pairs.estimate(case, what)
+        yield dict(figure=name, value=100*e.value, low=100*e.low, high=100*e.high, seeds=len(seeds),
+                   n_images=e.n_images)
 
 
-def summary(csv):
-    "The figures of each base, case and seed, and their means over the seeds"
-    t = pd.read_csv(csv)
-    by = ["base", "case", "seed", "alpha", "passes"]
-    one = pd.DataFrame([dict(zip(by, key)) | figures(rows) for key, rows in t.groupby(by, sort=False)])
-    return one.drop(columns="seed").groupby(["base", "case"], sort=False).mean().round(2)
+def figures(base, seeds, against):
+    "A row per case and figure, as it is and as a difference to the base and to the case `against`"
+    for case in ("base", *seeds[0][0]):
+        about = pd.DataFrame([own[case] for own, _ in seeds if case in own])
+        costs = dict(alpha=about.alpha.mean(), passes=about.passes.mean()) if len(about) else {}
+        for other in dict.fromkeys((None, "base", against)):
+            if case == other: continue
+            for row in pooled(seeds, case, other):
+                yield dict(case=case, against=other or "") | row | costs
+
+
+def rows_of(base, seeds):
+    "The errors of each seed's models, a row per perturbation and severity"
+    for seed, (_, evaluations) in enumerate(seeds):
+        for e in evaluations: yield e.table.drop(columns="subset").assign(seed=seed)
+
+
+def study(name, cases, a, against, csv):
+    "Fine-tune a base in all the ways, measure, and put its rows into the tables in place of old ones"
+    base = Base(name, a)
+    sizes = dict(n_train=len(base.train), n_test=len(base.test))
+    about = dict(base=name) | sizes | dict(epochs=a.epochs, per_cell=a.per_cell)
+    seeds = []
+    for seed in a.seeds:
+        seeds.append(with_seed(base, cases, seed, a.keep))
+        about |= origin("commit", "device", "threads", "torch", device=a.device)
+        put(pd.DataFrame(figures(base, seeds, against)).assign(**about), csv, name, "case")
+        put(pd.concat(rows_of(base, seeds)).assign(**about), cells_csv(csv), name, "model")
+
+
+def cells_csv(csv): return csv.with_name(f"{csv.stem}_cells.csv")
+
+
+def put(rows, csv, base, case):
+    "Write the rows of a base's cases in place of the old ones"
+    if csv.is_file():
+        old = pd.read_csv(csv, keep_default_na=False)
+        again = (old.base == base) & old[case].isin(rows[case])
+        rows = pd.concat([old[~again], rows])
+    write_csv(rows, csv, float_format="%.6g")
+
+
+def show_figures(csv):
+    "The table as people read it"
+    t = pd.read_csv(csv, keep_default_na=False)
+    text = [f"{r.value:.1f} ({r.low:.1f} to {r.high:.1f})" for r in t.itertuples()]
+    order = [name for name, _, _ in FIGURES]
+    rows = dict(index=["base", "case", "against"], columns="figure", values="text", sort=False)
+    t = t.assign(text=text).pivot_table(aggfunc="first", **rows)
+    print(t[order].to_string())
+
+
+def options(doc, csv, cases):
+    "The options of both scripts, after what they share is set"
+    p = parser(doc)
+    p.add_argument("--bases", nargs="+", choices=BASES, default=["digits_net"])
+    p.add_argument("--only", nargs="+", default=list(cases))
+    for name in ("limit", "test-limit", "per-cell"): p.add_argument(f"--{name}", type=int)
+    p.add_argument("--keep", type=Path)
+    p.add_argument("--protocol", default="all")
+    add_options(p, csv=csv, models=".", epochs=5, neighbors=20, threads=1, precision="fp32",
+                seeds=[0, 1, 2], severities=[1, 2, 3, 4, 5], device="cpu")
+    a = p.parse_args()
+    a.device = begin(a)
+    return a

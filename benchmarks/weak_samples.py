@@ -3,8 +3,8 @@
     python benchmarks/weak_samples.py --models base=resnet20@resnet20-cifar10.th augmix=... [--limit 5000] [--k 500]
                                       [--keep FOLDER] [--csv FILE] [--seed 0]
 
-Reads the scores that benchmarks/weak_vs_random.py left in --keep, whose --models, --limit and --test-limit it
-takes. Needs cleanlab (Northcutt et al. 2021).
+Reads the scores that benchmarks/weak_vs_random.py left in --keep, whose --models, --limit and
+--test-limit it takes. Needs cleanlab (Northcutt et al. 2021).
 
 weak_samples.csv          One row per image of the pool (CIFAR-10's training images, drawn with seed 0):
                           `score_MODEL_EPS`, mean over the seeds (of the first model, the base, every eps; of the others

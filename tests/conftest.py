@@ -1,5 +1,7 @@
 """Fixtures that several test files use."""
-import resource, shutil, subprocess
+import os, resource, shutil, subprocess
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # read when their libraries are imported: no test asks a hub
 
 import pytest
 import torch

@@ -342,7 +342,6 @@ ARRAYS = {  # what is done to an official set of arrays -> (how, what the line s
     "C-bar among the fifteen": (lambda p: shutil.copy(p/"fog.npy", p/"ripple.npy"), "holds ripple of C-bar"),
     "nothing": (lambda p: [f.unlink() for f in p.iterdir()], "{p} holds no corrupted set")}
 PICTURES = {  # as above, of an official set of pictures
-    "a corruption is missing": (remove("fog"), "{p}/fog is missing"),
     "a severity is missing": (remove("fog/4"), "{p}/fog/4 is missing"),
     "a severity too many": (lambda p: (p/"fog/6").mkdir(), "{p}/fog holds 6 severities, not 5"),
     "a class is missing": (remove("fog/3/n02"), "{p}/fog/3/n02 is missing or holds no images"),
@@ -355,7 +354,6 @@ PICTURES = {  # as above, of an official set of pictures
     "a cut picture": (lambda p: cut(first_picture(p), 100), "{p}/fog/3/n01/a.JPEG cannot be read as an image")}
 OTHERS = {  # as above, with the set's name first
     "C-bar has lost one": ("bar", remove("ripple.npy"), "{p}/ripple.npy is missing"),
-    "a family is missing": ("families", remove("blur"), "defocus_blur is missing"),
     "a magnitude is missing": ("magnitudes", remove("sparkles/2.50"), "{p}/sparkles"),
     "ours was not finished": ("ours", lambda p: unfinish(p/"config.json"), "{p} "),
     "ours has lost an array": ("ours", remove("fog.npy"), "{p}/fog.npy is missing"),

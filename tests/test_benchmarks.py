@@ -2,7 +2,7 @@
 
 On real images; skipped if they are missing.
 """
-import json, os, re, subprocess, sys
+import gzip, json, os, re, subprocess, sys
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,10 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from helpers import CHECKPOINT, DATA, ENV, IMAGENETTE, ROOT, needs_checkpoint, needs_cifar10, needs_imagenette
+from helpers import (
+    CHECKPOINT, DATA, ENV, IMAGENETTE, ROOT, needs_checkpoint, needs_cifar10, needs_imagenette,
+    run_command)
+from wrnb.folders import load_data
 
 pytestmark = [needs_checkpoint, needs_cifar10, needs_imagenette]
 WITH_COMMANDS = ENV | dict(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -38,6 +41,34 @@ def test_weak_samples_and_weak_against_random(tmp_path):
     for ours, committed in run(tmp_path, "weak_samples", *MODELS, *SMALL, *keep, "--k", 10):
         assert list(ours.columns) == list(committed.columns) and len(ours)
     assert len(pd.read_csv(tmp_path/"weak_samples.csv")) == 150
+
+
+def test_evidence_and_what_scores_are_good_for(tmp_path):
+    "The second script reads the outcomes that the first one kept"
+    models = [f"cifar10:{name}=resnet20@{CHECKPOINT}" for name in ("resnet20", "pgd")]
+    few = ["--models", *models, "--test-limit", 40, "--resamples", 2, "--keep", tmp_path/"kept"]
+    for ours, committed in run(tmp_path, "evidence", *few, "--per-cell", 10, 20):
+        assert list(ours.columns) == list(committed.columns) and len(ours)
+        assert set(ours.model) <= set(committed.model)
+    for ours, committed in run(tmp_path, "indicator", *few, "--per-cell", 10, "--n-neighbors", 3):
+        assert list(ours.columns) == list(committed.columns) and len(ours)
+        assert set(ours.model) == set(committed.model)
+
+
+def test_what_people_say(tmp_path):
+    "On a part of the images, with labels made up"
+    score = ["score", "cifar10", "--model", f"resnet20@{CHECKPOINT}", "--limit", "200"]
+    few = ["--n-neighbors", "4", "--eps", "0.1", "--test-limit", "10"]
+    run_command(*score, *few, "--out", tmp_path/"run")
+    ds, rng = load_data("cifar10", test_limit=1)[0], np.random.default_rng(0)
+    with gzip.open(tmp_path/"order.txt.gz", "wt") as f:
+        f.writelines(f"{name.partition('/')[2]}\n" for name in ds.ids)
+    said = {f"random_label{i}": np.where(rng.random(len(ds)) < .3, 0, ds.labels) for i in (1, 2, 3)}
+    np.savez(tmp_path/"said.npz", clean_label=ds.labels, aggre_label=said["random_label1"], **said)
+    asked = ["--run", tmp_path/"run", "--model", f"resnet20@{CHECKPOINT}", "--resamples", "3"]
+    labels = ["--labels", tmp_path/"said.npz", "--order", tmp_path/"order.txt.gz"]
+    for ours, committed in run(tmp_path, "disagreement", *asked, *labels):
+        assert list(ours.columns) == list(committed.columns) and len(ours)
 
 
 def commands(page, start):
@@ -118,3 +149,18 @@ def test_a_loop_on_a_gpu(tmp_path):
     "The whole loop within a time limit leaves its tables"
     gpu("train", tmp_path, DATASET="digits", MODEL="digits_net")
     assert {"config.json", "evaluation.csv", "report.html"} <= {p.name for p in tmp_path.iterdir()}
+
+
+SHORT = "--limit 80 --test-limit 30 --epochs 1 --seeds 0 1 --severities 3 --neighbors 2".split()
+
+
+@pytest.mark.parametrize("name, cases", [("guided", []), ("recipe", ["--only", "reva", "no attack", "half weak"])])
+def test_what_guides_and_what_the_pieces_are_worth(tmp_path, name, cases):
+    "A row for each case, figure and what it is compared with; the means are those of the cells"
+    for ours, committed in run(tmp_path, name, *SHORT, *cases):
+        assert list(ours.columns) == list(committed.columns) and len(ours)
+    figures, cells = (pd.read_csv(tmp_path/f"{name}{end}.csv", keep_default_na=False) for end in ("", "_cells"))
+    noise = cells[(cells.model == "base") & (cells.family == "c-bar")]
+    bar = figures[(figures.case == "base") & (figures.against == "") & (figures.figure == "C-bar")]
+    assert np.isclose(100*noise.error.mean(), bar.value).all() and (figures.seeds == 2).all()
+    assert set(figures.against) == {"", "base", {"guided": "uniform", "recipe": "reva"}[name]}

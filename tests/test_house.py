@@ -17,16 +17,17 @@ import tools.readme
 from tools import house
 
 ROOT = Path(__file__).resolve().parent.parent
-ROOMS = """late core progress randomness tables runs pictures items columns images image_sets hub_data folders learners
-    data loaders networks checkpoints models hub_models sources pretrained folding inference
-    callbacks together training neighbors search scoring weak corrections splines exchange c_bar
-    arrays corruptions imagecorruptions transforms attacks closeups shelf workbench estimation
-    outcomes measurement monitoring validation augmentation peers terms heads averaging fine_tuning
-    guidance watch strategies enhancement archives corrupted_sets corrupted_copies evaluation rounds
-    benchmark differences checkup setup loop times checks findings words figures gallery sections report
-    comparison gate commands cli""".split()
-DOORS = """imagecorruptions setup loop times checks findings words figures gallery sections report comparison gate
-    commands cli""".split()  # their names are not in `from wrnb.all import *`
+ROOMS = """late core progress randomness tables runs pictures items columns images image_sets hub_data folders
+    learners data loaders networks checkpoints zoo models hub_models sources pretrained catalogue
+    named folding inference callbacks together training neighbors search scoring weak corrections
+    splines exchange c_bar arrays corruptions imagecorruptions transforms attacks closeups shelf
+    workbench estimation calibration outcomes measurement monitoring validation augmentation peers
+    terms heads averaging fine_tuning guidance gains watch strategies enhancement archives
+    corrupted_sets corrupted_copies shifted_sets evaluation rounds benchmark differences reliability
+    checkup setup loop shifts times checks findings words figures gallery sections report comparison
+    gate commands cli""".split()
+DOORS = """imagecorruptions setup loop shifts times checks findings words figures gallery sections report
+    comparison gate commands cli""".split()  # their names are not in `from wrnb.all import *`
 SETTINGS = ConfigParser(delimiters="=", interpolation=None)
 SETTINGS.read(ROOT/"settings.ini", encoding="utf-8")
 SETTINGS = SETTINGS["DEFAULT"]

@@ -9,22 +9,21 @@ from PIL import Image
 transformers = pytest.importorskip("transformers", reason="pip install 'wrnb[hf]'")
 datasets = pytest.importorskip("datasets", reason="pip install 'wrnb[hf]'")
 
+from wrnb.cli import main
 from wrnb.columns import image_and_label
 from wrnb.core import WrnbError
+from wrnb.corruptions import corruptions
 from wrnb.folders import load_data
 from wrnb.hub_data import hub_set
 from wrnb.images import as_images
 from wrnb.pretrained import input_size, knows_classes, load_model
 from wrnb.scoring import score_robustness
+from wrnb.tables import read_table
+from wrnb.validation import validate
 
 PETS = ["dog", "cat", "bird"]
 SMALL = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
 RNG = np.random.default_rng(0)
-
-
-@pytest.fixture(autouse=True)
-def offline(monkeypatch):
-    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_DATASETS_OFFLINE"): monkeypatch.setenv(name, "1")
 
 
 # --- models ---------------------------------------------------------------------------------------
@@ -121,6 +120,54 @@ def test_scoring_takes_such_a_model_and_such_data(tmp_path):
     assert len(scores) == 12
 
 
+def test_scoring_takes_their_names(tmp_path):
+    folder, net, _ = saved(tmp_path/"model")
+    datasets.DatasetDict(train=table(9), test=table(6, side=40)).save_to_disk(tmp_path/"pets")
+    scores = score_robustness(f"hf:{folder}", f"hf:{tmp_path/'pets'}", n_neighbors=4)
+    train, test = load_data(f"hf:{tmp_path/'pets'}")
+    by_hand = score_robustness(load_model(f"hf:{folder}", 3, classes=PETS), train, n_neighbors=4)
+    assert scores.table.equals(by_hand.table) and len(scores) == 9
+    some = corruptions("noise", [1])
+    found = validate(f"hf:{folder}", [0, 1], train, f"hf:{tmp_path/'pets'}", perturbations=some)
+    assert len(found.test) == 6 and found.ds is train
+    with pytest.raises(WrnbError, match="has no weights for the classes horse"):
+        score_robustness(f"hf:{folder}", table(4, names=["horse", "cow"]))
+
+
+def ds_pixels(ds): return torch.cat([pixels(image) for image in ds.pictures])
+def view(values): return torch.tensor(values).view(3, 1, 1)
+
+
+def test_timms_models_are_scored_by_name(tmp_path):
+    timm = pytest.importorskip("timm")
+    from timm.models import save_for_hf
+    net = timm.create_model("test_resnet", num_classes=3).eval()
+    save_for_hf(net, tmp_path, safe_serialization=True, model_config=dict(label_names=PETS))
+    mean, std = (net.pretrained_cfg[k] for k in ("mean", "std"))
+    for order in (["0", "1", "2"], PETS[::-1]):  # counted, or matched by name
+        ds = table(6, side=160, names=order)
+        scores = score_robustness(f"timm:local-dir:{tmp_path}", ds, n_neighbors=4).table
+        places = torch.tensor([2, 1, 0] if order[0] in PETS else [0, 1, 2])
+        x = (ds_pixels(ds) - view(mean))/view(std)
+        with torch.no_grad(): theirs = net(x)[:, places].argmax(1)
+        assert scores.pred.tolist() == theirs.tolist()
+
+
+def test_the_command_line_takes_their_names(tmp_path, capsys, monkeypatch):
+    folder, *_ = saved(tmp_path/"model")
+    datasets.DatasetDict(train=table(9), test=table(6)).save_to_disk(tmp_path/"pets")
+    monkeypatch.chdir(tmp_path)
+    words = "--n-neighbors 4 --eps 0.1 --workers 0 --device cpu --out run".split()
+    assert main(["score", "hf:pets", "--model", "hf:model", *words]) == 0
+    train, _ = load_data("hf:pets", 32)
+    scores = score_robustness("hf:model", train, eps=.1, n_neighbors=4)
+    kept = read_table(tmp_path/"run/scores.parquet")
+    assert kept.id.tolist() == train.ids and kept.score.tolist() == scores.table.score.tolist()
+    words = ["--model", "hf:model", *words[:-1], "other"]
+    assert main(["score", f"hf:{tmp_path}/nowhere", *words]) == 2
+    assert "nowhere cannot be loaded" in capsys.readouterr().err.splitlines()[-1]
+
+
 def refused(match, name, n=3):
     with pytest.raises(WrnbError, match=match) as e: load_model(name, n)
     assert "\n" not in str(e.value)
@@ -163,7 +210,7 @@ def test_timms_models_from_a_folder(tmp_path):
     save_for_hf(net, tmp_path, safe_serialization=True)
     model = load_model(f"timm:local-dir:{tmp_path}", 3, classes=[0, 1, 2])
     x = torch.rand(2, 3, 160, 160)
-    mean, std = (torch.tensor(net.pretrained_cfg[k]).view(3, 1, 1) for k in ("mean", "std"))
+    mean, std = (view(net.pretrained_cfg[k]) for k in ("mean", "std"))
     with torch.no_grad(): assert torch.allclose(model(x), net((x - mean)/std), atol=1e-4)
     refused("its weights cannot be fetched", f"timm:local-dir:{tmp_path/'nowhere'}")
 

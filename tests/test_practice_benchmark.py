@@ -3,6 +3,7 @@
 The classifier of most tests needs no training: its classes are ten levels of grey, and it knows them all.
 """
 import json, random, warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from fastai.learner import Learner
+from PIL import Image
 from torch import nn
 from torch.utils.data import Subset, TensorDataset
 
@@ -19,7 +21,7 @@ from wrnb.benchmark import Evaluation, compare, evaluate, read_evaluation
 from wrnb.core import WrnbError
 from wrnb.corrupted_sets import C_BAR, corrupted_set
 from wrnb.corrupted_copies import save_corrupted
-from wrnb.corruptions import CORRUPTIONS, Corruption, FAMILY, corruptions
+from wrnb.corruptions import CORRUPTIONS, Corruption, FAMILY, THREE_D, corruptions
 from wrnb.image_sets import ImageSet
 from wrnb.loaders import pixel_loaders
 from wrnb.measurement import Clean, wrong_under
@@ -290,16 +292,51 @@ def test_some_arrays_are_enough_for_their_families(official, tmp_path):
     refused(lambda: evaluate(Levels(), got, families="blur", device="cpu"), "family blur")
 
 
+def corruption_folders(path, names, side=64):
+    "A picture of each of ten classes under each corruption, as the archives of ImageNet-C unpack"
+    for k, name in enumerate(names):
+        for severity in range(1, 6):
+            for c in range(10):
+                folder = path/name/str(severity)/f"n0{c}"
+                folder.mkdir(parents=True)
+                Image.new("RGB", (side, side), (10*severity, 10*k, 10*c)).save(folder/"a.JPEG")
+
+
 def test_one_archive_of_imagenet_c_is_enough_for_its_family(tmp_path):
     "As they unpack: a folder per family above"
-    from PIL import Image
-    for name in CORRUPTIONS["blur"]:
-        for severity in range(1, 6):
-            folder = tmp_path/"blur"/name/str(severity)/"n01"
-            folder.mkdir(parents=True)
-            Image.new("RGB", (64, 64)).save(folder/"a.JPEG")
+    corruption_folders(tmp_path/"blur", CORRUPTIONS["blur"])
     assert corrupted_set(tmp_path, families="blur").names == CORRUPTIONS["blur"]
-    refused(lambda: corrupted_set(tmp_path), "gaussian_noise is missing", "families=blur")
+    with pytest.warns(UserWarning, match="4 of 15 corruptions, without gaussian_noise, shot_noise"):
+        assert corrupted_set(tmp_path).names == CORRUPTIONS["blur"]
+
+
+def test_any_part_of_imagenet_c_is_measured_with_a_warning(tmp_path):
+    corruption_folders(tmp_path, ["fog", "pixelate"], side=128)
+    with pytest.warns(UserWarning, match="2 of 15 corruptions, .* over these alone"):
+        part = corrupted_set(tmp_path)
+    assert part.names == ["fog", "pixelate"]
+    found = evaluate(Levels(), replace(part, kind="ImageNet-C"), device="cpu")
+    assert found.corruption_error().cells.tolist() == [10]
+    refused(lambda: found.mce(), "has 10 of these 75")
+    with pytest.warns(UserWarning, match="1 of 4 corruptions, without snow"):
+        assert corrupted_set(tmp_path, families="weather").names == ["fog"]
+    refused(lambda: corrupted_set(tmp_path, families="noise"), "gaussian_noise is missing")
+
+
+def test_imagenet_3dcc_is_one_family(tmp_path):
+    corruption_folders(tmp_path/"whole", THREE_D, side=128)
+    whole = corrupted_set(tmp_path/"whole")
+    assert (whole.kind, whole.names, len(whole)) == ("ImageNet-3DCC", list(THREE_D), 10)
+    colour = 255*whole.images("h265_crf", 4)[3][0][:, 5, 5]
+    assert (colour - torch.tensor([40, 110, 30])).abs().max() < 3  # JPEG
+    found = evaluate(Levels(), whole, device="cpu")
+    assert set(found.table.family) == {"3dcc"} and found.corruption_error().cells.tolist() == [60]
+    assert found.by_corruption().index.tolist() == list(THREE_D)
+    refused(lambda: found.mce(), "this table is of ImageNet-3DCC")
+    corruption_folders(tmp_path/"part", ["flash"], side=128)
+    with pytest.warns(UserWarning, match="1 of 12 corruptions"): corrupted_set(tmp_path/"part")
+    corruption_folders(tmp_path/"part", ["fog"], side=128)
+    refused(lambda: corrupted_set(tmp_path/"part"), "holds flash of 3DCC next to other corruptions")
 
 
 def test_a_part_of_the_images_keeps_the_kind_and_a_part_of_the_classes_does_not():

@@ -31,6 +31,7 @@ from wrnb.all import *
 from wrnb.corruptions import FAMILY
 from wrnb.enhancement import Recipe, selection
 from wrnb.heads import _head
+from wrnb.loop import Loop
 from wrnb.networks import digits_net
 from wrnb.terms import _label, _transformed
 
@@ -465,6 +466,46 @@ def test_numbers_of_any_type(tmp_path, monkeypatch):
     for name, value in dict(epochs=1.5, bs=0, lr=float("nan"), seed="1", head_epochs=True, eps=2,
                             alpha=1.5, clean_budget=-1, attack_share=2).items():
         with pytest.raises(WrnbError, match=f"{name}="): go(**{name: value})
+
+
+def test_images_laid_aside_choose_the_step_and_are_in_no_figure(tmp_path):
+    about = dict(data="digits", model="digits_net", limit=100, test_limit=60, select=20)
+    loop = Loop(tmp_path, setup=about, say=lambda *line: None)
+    loop.train_base(base_epochs=1, base_lr=.1, bs=32)
+    loop.enhance("standard", epochs=1)
+    assert loop.run.options("enhance standard")["n_selection"] == 20
+    assert set(loop.evaluate((), families="noise", severities=1).table.n) == {40}
+    whole = load_data("digits", limit=1, test_limit=60)[1]
+    assert not set(loop.test.ids) & set(loop._select.ids) and len(loop.test) + len(loop._select) == len(whole)
+    with pytest.raises(WrnbError, match="select=20 laid aside"): loop.evaluate_on(tmp_path)
+
+
+class Cut:
+    "A transform that is interrupted after so many steps"
+    __name__ = "same"
+    def __init__(self, steps): self.left = steps
+    def __call__(self, x):
+        self.left -= 1
+        if not self.left: raise KeyboardInterrupt
+        return x
+
+
+def test_shares_that_follow_gains_resume_with_the_same_bytes(tmp_path):
+    "Gains are measured before epochs 0, 1 and 2; the training is cut off in the second one"
+    ds, test = load_data("digits", limit=300, test_limit=30)
+    torch.manual_seed(0)
+    net = digits_net(10).eval()
+    go = partial(enhance, net, None, ds=ds, test=test, guide="gain", protocol="extra", epochs=3, bs=64)
+    with pytest.raises(KeyboardInterrupt): go(out=tmp_path/"cut", transforms=[Cut(8)])
+    assert (tmp_path/"cut/reva/checkpoint.pt").is_file()
+    for name in ("cut", "whole"): learn = go(out=tmp_path/name, transforms=[Cut(10_000)])
+    for name in ("log.csv", "guide.csv", "model.safetensors"):
+        assert (tmp_path/"cut/reva"/name).read_bytes() == (tmp_path/"whole/reva"/name).read_bytes()
+    t = learn.guide.set_index("perturbation")
+    assert np.isclose(t.loc["pgd", ["first_share", "last_share"]], .1).all() and np.isclose(t.last_share.sum(), 1)
+    assert t.drop(index="pgd").last_share.nunique() == 4
+    assert Run(tmp_path/"whole").options("enhance reva")["probe_passes"] > 1
+    with pytest.raises(WrnbError, match="guide=gain has 0 images"): go(ds=load_data("digits", limit=9)[0])
 
 
 # --- nothing to be guided by --------------------------------------------------------------------------------------

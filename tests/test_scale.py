@@ -193,6 +193,23 @@ def test_rounds_of_a_search_are_shared(digits_model, members, tmp_path):
     assert len(pd.read_csv(run/"search.csv")) > 2 and not parts.exists()
 
 
+def test_rounds_of_an_evaluation_are_shared(digits_model, members, tmp_path):
+    "As those of a search: one is killed in the second round and started again"
+    setup = ["--data", "digits", "--model", digits_model, "--limit", "200", "--test-limit", "60"]
+    rounds = ["--attacks", "--half-width", "1.8", "--per-cell", "10"]
+    command = ["evaluate", str(tmp_path/"two"), *setup, *rounds]
+    assert main(["evaluate", str(tmp_path/"one"), *command[2:]]) == 0
+    parts = tmp_path/"two/parts/evaluate"
+    members.start_all(main, command)
+    until(lambda: any(parts.glob("outcomes-*-[1-5]-*.parquet")), members)
+    members.kill(1)
+    members.start(1, main, command)
+    members.end()
+    for name in ("evaluation.csv", "outcomes.parquet", "images.parquet"):
+        assert same_bytes(name, tmp_path/"two", tmp_path/"one"), name
+    assert not parts.exists() and pd.read_csv(tmp_path/"two/evaluation.csv").n.between(11, 59).any()
+
+
 def test_what_two_left_unfinished_one_finishes(scored, members, tmp_path):
     command, alone = scored
     run = Run(tmp_path/"run")

@@ -14,28 +14,28 @@ SECTIONS = dict(  # folder: title, line, pages in the order of reading (others f
     tutorials=("Tutorials", "What to do with it, step by step",
                "own_learner torchvision_folder morning reading_report reproduce scale"),
     results=("Results", "What it does on real data, how sure that is, and how to do it again",
-             "cifar10 cifar100 imagenet weak_vs_random guided_vs_unguided weak_samples "
-             "corruptions attacks scoring"),
+             "cifar10 cifar100 imagenet weak_vs_random guided_vs_unguided weak_samples people "
+             "evidence field corruptions attacks scoring"),
     reference=("Reference", "Every room of the package and what it gives", ""))
 GROUPS = {  # group of rooms: its rooms, from left to right
     "Foundations": "late core progress randomness tables runs",
     "Images and classifiers":
         "pictures items columns images image_sets hub_data folders learners data loaders "
-        "networks checkpoints models hub_models sources pretrained folding inference "
-        "callbacks together training",
+        "networks checkpoints zoo models hub_models sources pretrained catalogue named "
+        "folding inference callbacks together training",
     "Weak samples": "neighbors search scoring weak corrections",
     "Perturbations":
         "splines exchange c_bar arrays corruptions imagecorruptions transforms attacks "
         "closeups shelf workbench",
     "Weaknesses":
-        "estimation outcomes measurement monitoring validation augmentation peers terms heads "
-        "averaging fine_tuning guidance watch strategies enhancement",
+        "estimation calibration outcomes measurement monitoring validation augmentation peers "
+        "terms heads averaging fine_tuning guidance gains watch strategies enhancement",
     "Evaluation":
-        "archives corrupted_sets corrupted_copies evaluation rounds benchmark differences "
-        "checkup",
+        "archives corrupted_sets corrupted_copies shifted_sets evaluation rounds benchmark "
+        "differences reliability checkup",
     "Doors":
-        "setup loop times checks findings words figures gallery sections report comparison gate "
-        "commands cli all"}
+        "setup loop shifts times checks findings words figures gallery sections report "
+        "comparison gate commands cli all"}
 ENTRIES_SHOWN = 6  # entries of a table that stand for it where its line of code says nothing
 
 

@@ -22,6 +22,7 @@ from .checkpoints import *
 from .models import *
 from .hub_models import *
 from .pretrained import *
+from .catalogue import *
 from .inference import *
 from .training import *
 from .neighbors import *
@@ -39,6 +40,7 @@ from .closeups import *
 from .shelf import *
 from .workbench import *
 from .estimation import *
+from .calibration import *
 from .outcomes import *
 from .measurement import *
 from .monitoring import *
@@ -47,21 +49,24 @@ from .fine_tuning import *
 from .enhancement import *
 from .corrupted_sets import *
 from .corrupted_copies import *
+from .shifted_sets import *
 from .evaluation import *
 from .rounds import *
 from .benchmark import *
 from .differences import *
+from .reliability import *
 from .checkup import *
 
 _rooms = (
-    wrnb.late, wrnb.core, wrnb.progress, wrnb.randomness, wrnb.tables, wrnb.runs, wrnb.columns,
-    wrnb.hub_data, wrnb.data, wrnb.loaders, wrnb.networks, wrnb.checkpoints,
-    wrnb.models, wrnb.hub_models, wrnb.pretrained, wrnb.inference, wrnb.training,
-    wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak, wrnb.corrections,
-    wrnb.exchange, wrnb.c_bar, wrnb.arrays, wrnb.corruptions, wrnb.transforms,
-    wrnb.attacks, wrnb.closeups, wrnb.shelf, wrnb.workbench, wrnb.estimation,
-    wrnb.outcomes, wrnb.measurement, wrnb.monitoring, wrnb.validation, wrnb.fine_tuning,
-    wrnb.enhancement, wrnb.corrupted_sets, wrnb.corrupted_copies, wrnb.evaluation,
-    wrnb.rounds, wrnb.benchmark, wrnb.differences, wrnb.checkup,
+    wrnb.late, wrnb.core, wrnb.progress, wrnb.randomness, wrnb.tables, wrnb.runs,
+    wrnb.columns, wrnb.hub_data, wrnb.data, wrnb.loaders, wrnb.networks,
+    wrnb.checkpoints, wrnb.models, wrnb.hub_models, wrnb.pretrained, wrnb.catalogue,
+    wrnb.inference, wrnb.training, wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak,
+    wrnb.corrections, wrnb.exchange, wrnb.c_bar, wrnb.arrays, wrnb.corruptions,
+    wrnb.transforms, wrnb.attacks, wrnb.closeups, wrnb.shelf, wrnb.workbench,
+    wrnb.estimation, wrnb.calibration, wrnb.outcomes, wrnb.measurement, wrnb.monitoring,
+    wrnb.validation, wrnb.fine_tuning, wrnb.enhancement, wrnb.corrupted_sets,
+    wrnb.corrupted_copies, wrnb.shifted_sets, wrnb.evaluation, wrnb.rounds,
+    wrnb.benchmark, wrnb.differences, wrnb.reliability, wrnb.checkup,
 )
 __all__ = [name for room in _rooms for name in room.__all__]

@@ -19,15 +19,16 @@ from .runs import Run
 from .learners import images_of
 from .models import untouched
 from .inference import check_precision
-from .corruptions import CORRUPTIONS
+from .corruptions import CORRUPTIONS, COUNTED, SETS
 from .outcomes import Outcomes, read_outcomes, save_outcomes
 from .measurement import (
     as_tuple, count_classes, error_table, panel_of, warn_of_chance, weighted_error)
+from .calibration import recording
 from .corrupted_sets import FIFTEEN
 from wrnb.evaluation import (
     attacks_on, by_name, cells_of, check_different, first_images, images_to_measure, prepared, record_of,
     with_intervals)
-from .rounds import job_of
+from .rounds import answers_in, job_of
 
 # %% ../nbs/62_benchmark.ipynb #f382493f
 @dataclass
@@ -67,9 +68,11 @@ def evaluate(
     compile:bool=False, # compile the models for these answers; changes the result by rounding alone
     per_cell:int=None, # images per corruption and severity, and per radius; None: all, if `PASSES` allows
     design:str="spread", # "spread": other images in each, all used equally often; "same": the same in all
-    half_width:float=None, # add images until the corruption error's 95 % interval is +- so many points
+    half_width:float=None, # add images until the corruption error has a 95 % interval of +- so many points
     against:str=None, # a model: then the differences of the others to it have to be known so well
+    answers:str=None, # a run folder, to take answers to the same pictures from
     adjust:bool=True, # if a part is measured, adjust by what one clean pass tells of every image
+    confidences:bool=False, # keep how confident each answer was, for `Evaluation.calibration`
 )->Evaluation:
     "Errors of each model: clean, corrupted, attacked; the attacks of a radius share their images for the worst case"
     models, test, run = by_name(models), images_to_measure(test), Run(out) if out else None
@@ -79,11 +82,11 @@ def evaluate(
                  half_width=half_width, against=against, fit_on=fit_on, adjust=adjust)
     with untouched(*models.values()):
         nets = prepared(models, test, how["device"])
-        families = families and list(as_tuple(families))
-        record = record_of(nets, test, cells, kinds, how["device"]) | job.record | dict(
-            families=families, seed=how["seed"], precision=precision)
+        record = record_of(nets, test, cells, kinds, how["device"]) | job.record | _asked(
+            families, how["seed"], precision, confidences)
         if run and not run.claim("evaluate", record, how["device"]): return read_evaluation(run.path)
-        panel = panel_of(nets, precision, compile, **how)
+        taken = {} if confidences else answers_in(answers, record)  # those have no confidences
+        panel = recording(panel_of(nets, precision, compile, **how, answers=taken), confidences)
         outcomes, images = job.measure(panel, run and run.parts("evaluate"))
         table = with_intervals(error_table(outcomes.cells), outcomes)
         warn_of_chance(table, models, count_classes(panel.models[table.model[0]], first_images(test), how["device"]))
@@ -94,6 +97,11 @@ def _computing(seed, batch_size, workers, device):
     "How it is computed; raise `WrnbError` if that cannot be"
     return dict(seed=check_whole("seed", seed, 0), batch_size=check_whole("batch_size", batch_size, 1),
                 workers=check_whole("workers", workers, 0), device=pick_device(device))
+
+def _asked(families, seed, precision, confidences):
+    "What else the run folder records"
+    more = dict(confidences=True) if confidences else {}
+    return dict(families=families and list(as_tuple(families)), seed=seed, precision=precision) | more
 
 def _kept(run, record, table, outcomes, images):
     "The evaluation; in a run folder it is saved, and the stage noted as done"
@@ -132,11 +140,11 @@ ALEXNET_ERRORS = dict(  # on ImageNet-C, mean over severities (Hendrycks and Die
 def _counted_rows(evaluation):
     "The rows that a corruption error is made of: the 15 corruptions, or the ten of C-bar"
     t = evaluation.table
-    bar = t.family == "c-bar"
+    bar = t.family.isin(SETS)
     t = t[bar | t.perturbation.isin(FIFTEEN) & t.family.isin(list(CORRUPTIONS))]
     if not len(t): raise WrnbError("the table has no corruptions: evaluate with some first")
-    if bar.any() and (t.family != "c-bar").any():
-        raise WrnbError("the table holds C-bar next to the common corruptions: "
+    if bar.any() and t.family[bar].nunique() + (~bar).any() > 1:
+        raise WrnbError("the table holds C-bar or 3DCC next to other corruptions: "
                         "keep them in tables of their own")
     twice = t[t.duplicated(["model", "perturbation", "severity"])]
     for r in twice[:1].itertuples():
@@ -240,7 +248,7 @@ def summary(self:Evaluation,
 def _corruption_columns(evaluation, of):
     "Corruption error, if they exist mce and relative mce, and each family's error; or an end of their intervals"
     t = evaluation.table
-    if not t.family.isin([*CORRUPTIONS, "c-bar"]).any(): return []
+    if not t.family.isin(COUNTED).any(): return []
     columns = [evaluation.corruption_error()[of].rename("corruption_error")]
     whole = (_counted_rows(evaluation).groupby("model").size() == 75).all()
     if evaluation.kind == "ImageNet-C" and whole:
@@ -274,7 +282,7 @@ def other_twelve(self:Evaluation)->pd.Series: # model -> error in percent
 @patch
 def by_corruption(self:Evaluation)->pd.DataFrame: # one row per corruption, one column per model
     "Error of every model under every corruption, in percent, mean over severities"
-    t = self.table[self.table.family.isin([*CORRUPTIONS, "c-bar"])]
+    t = self.table[self.table.family.isin(COUNTED)]
     by = ["model", "perturbation"]
     if self._is_adjusted: t = self._weighted(_mean_weights(t, by), "error", by).reset_index()
     errors = t.pivot_table(index="perturbation", columns="model", values="error", sort=False)

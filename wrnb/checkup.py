@@ -13,7 +13,7 @@ import pandas as pd
 from torch.utils.data import Dataset
 
 from .core import check_whole
-from .learners import images_of
+from .named import model_and_images
 from .weak import new_figure
 from .corruptions import CORRUPTIONS
 from .benchmark import Evaluation, evaluate
@@ -36,8 +36,8 @@ class Checkup:
 
 # %% ../nbs/64_checkup.ipynb #31520907
 def check(
-    model, # a fastai Learner, or an nn.Module from [0,1] pixels to logits
-    ds:Dataset=None, # test images; None takes the Learner's validation images
+    model, # a fastai Learner, an nn.Module from [0,1] pixels to logits, or a name for `load_model`
+    ds:Dataset=None, # test images, or a name for `load_data`; None: the Learner's validation images
     n:int=300, # images per corruption and severity, and per radius of the attack; all, if there are fewer
     eps:tuple=(1/255, 4/255), # radii of PGD, in [0,1] pixel units
     seed:int=0, # random seed
@@ -45,7 +45,7 @@ def check(
     **options, # of `evaluate`: out, batch_size, workers, device, ...
 )->Checkup:
     "How robust is this model? Errors under 15 corruptions and PGD, from other images each, with intervals"
-    ds = images_of(model, ds, "valid")
+    model, ds = model_and_images(model, ds, "valid")
     n = min(check_whole("n", n, 1), len(ds))
     return Checkup(evaluate({name: model}, ds, attack_names="pgd", eps=eps, per_cell=n, seed=seed, **options))
 

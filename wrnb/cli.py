@@ -16,7 +16,7 @@ from typing import get_args
 import wrnb
 from .commands import (
     DEFAULTS, _import_rooms, _taken, _score, _weak, _validate, _enhance, _report, _evaluate, _check,
-    _run, _corrupt, _gate)
+    _run, _corrupt, _gate, _models)
 
 # %% ../nbs/77_cli.ipynb #795c7bbd
 @dataclass
@@ -61,7 +61,7 @@ COMMANDS = dict(
         "wrnb enhance runs/c10 --strategy reva --epochs 3",
         "loop.Loop loop.Loop.enhance"),
     evaluate=Command(_evaluate,
-        "measure every model of the run on the test images, or on a corrupted set",
+        "measure every model of the run on the test images, on a corrupted set, or on another test set",
         "wrnb evaluate runs/c10 --on CIFAR-10-C; a model by itself: "
         "wrnb evaluate runs/r20 --data cifar10 --model resnet20@resnet20.th --on CIFAR-10-C",
         "setup.Setup loop.Loop loop.Loop.evaluate loop.Loop.evaluate_on:folder"),
@@ -74,6 +74,10 @@ COMMANDS = dict(
         "does a run keep its limits? exit code 0: yes, 1: no, 3: not enough images to tell",
         "wrnb gate runs/c10 --max-error corruption=0.25 clean=0.09 --not-worse-than runs/main --margin 0.5",
         "gate.check"),
+    models=Command(_models,
+        "list the models that have a name, with parameters, size of the images and whose files there are",
+        "wrnb models; wrnb models --source torchvision",
+        "catalogue.list_models", positional=""),
     report=Command(_report,
         "write RUN/report.html and its figures, or a page that compares runs",
         "wrnb report runs/c10; wrnb report runs/a runs/b",

@@ -18,7 +18,7 @@ import wrnb
 def _import_rooms():
     "Import the rooms that do the work; from then on they are `wrnb.core`, `wrnb.loop`, ..."
     if "ipykernel" not in sys.modules: os.environ.setdefault("MPLBACKEND", "agg")  # no window opens
-    import_module("wrnb.corrupted_copies")
+    for room in ("corrupted_copies", "catalogue", "shifts"): import_module(f"wrnb.{room}")
     for room in ("gate", "comparison", "checks", "times"):  # which import all the others
         import_module(f"wrnb.{room}")
 
@@ -31,7 +31,7 @@ DEFAULTS = dict(
         model="digits_net", eps=.3, attack_eps=[2, 4, 8, 16], guide_eps=8.,
         base_epochs=15, base_lr=.2, bs=64, epochs=8),
     pretrained=dict(  # a model of torchvision, timm or efficientnet_lite0
-        base_epochs=5, base_lr=.01),
+        base_epochs=5, base_lr=.01, attacks=["fgsm", "pgd"], attack_eps=[1, 4]),
 )
 
 # %% ../nbs/76_commands.ipynb #0476e3ba
@@ -100,8 +100,19 @@ def _say_errors(loop, evaluation):
     loop.say(f"\nErrors in percent on {n} test images:\n{table}")
     if evaluation.outcomes and len(evaluation.models) > 1: loop.say(f"\n{evaluation.verdict()}")
 
+def _say_shifts(loop, table):
+    "Say the table of errors on other test sets"
+    shares = ["error", "low", "high"]
+    percent = table.assign(**{k: (100*table[k]).round(1) for k in shares}).drop(columns="n_wrong")
+    title = "Top-1 error in percent over each set's own classes, with 95 % intervals"
+    loop.say(f"\n{title}:\n{percent.to_string(index=False)}")
+
 def _evaluate(given):
+    asked = set(given)
     loop, given = _open_or_begin(given)
+    if "folder" in given and "attacks" not in asked: given.pop("attacks", None)  # a stored set takes none
+    sets = loop.shifted(given["folder"]) if "folder" in given else []
+    if sets: return _say_shifts(loop, loop.evaluate_shifts(given["folder"], sets))
     evaluation = _call(loop.evaluate_on if "folder" in given else loop.evaluate, given)
     _say_errors(loop, evaluation)
     for model, r in evaluation.corruption_error().iterrows():
@@ -157,6 +168,13 @@ def _corrupt(given,
     done = run.done("corrupt")
     made = _call(partial(wrnb.corrupted_copies.save_corrupted, images), given)
     wrnb.core.print_line(f"corrupt: done already, see {run.path}" if done else f"corrupt: {made} -> {run.path}")
+
+# %% ../nbs/76_commands.ipynb #22cf2097
+def _models(given):
+    table = _call(wrnb.catalogue.list_models, given)
+    table["parameters"] = [f"{n:,}" if n > 0 else "" for n in table.parameters.fillna(0)]
+    wrnb.core.print_line(table.to_string(index=False))
+    wrnb.core.print_line("Each with or without @FILE; also hf:NAME and timm:hf_hub:NAME, and efficientnet_lite0")
 
 # %% ../nbs/76_commands.ipynb #3295ad87
 def _gate(given,

@@ -9,6 +9,7 @@ __all__ = ['C_BAR', 'CorruptedSet', 'corrupted_set']
 from dataclasses import dataclass, field, replace
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
+import warnings
 
 from fastcore.basics import patch
 import numpy as np
@@ -21,7 +22,7 @@ from .images import classes_of
 from .image_sets import ImageSet, limited as part_of
 from .data import data_hash
 from .c_bar import MAKERS, bar_names
-from .corruptions import CORRUPTIONS, EXTRA, FAMILY, PRESETS, family_of, pick_preset
+from .corruptions import CORRUPTIONS, EXTRA, FAMILY, PRESETS, THREE_D, family_of, pick_preset
 from .archives import broken, read_arrays, read_folders
 
 # %% ../nbs/58_corrupted_sets.ipynb #c74d38ba
@@ -48,7 +49,7 @@ def kind_of(
 class CorruptedSet:
     "A corrupted test set on disk: the same images under each corruption at five severities"
     path:Path # its folder
-    kind:str # "CIFAR-C", "Tiny-ImageNet-C", "ImageNet-C", "CIFAR-C-bar", "ImageNet-C-bar"
+    kind:str # "CIFAR-C", "Tiny-ImageNet-C", "ImageNet-C", "CIFAR-C-bar", "ImageNet-C-bar", "ImageNet-3DCC"
     source:str # where the images come from: official or made by wrnb, .npy or JPEG
     files:dict # corruption -> mapped pixels [5, N, height, width, 3], or its five severity folders
     labels:np.ndarray # of the images, [N]
@@ -154,7 +155,7 @@ def _set_options(path):
 def _corruption_folders(path):
     "Folder by corruption; they may be one family deeper, as the official archives unpack"
     dirs = [d for family in ("", *CORRUPTIONS, "extra") for d in sorted((path/family).glob("*/"))]
-    return {d.name: d for d in dirs if d.name in FAMILY or d.name in MAKERS}
+    return {d.name: d for d in dirs if d.name in FAMILY or d.name in MAKERS or d.name in THREE_D}
 
 def check_families(
     families:tuple, # asked for; None takes all
@@ -168,36 +169,45 @@ def check_families(
 
 def _needed(path, arrays, options, found, families):
     "The corruptions that must be there, in the benchmark's order, and the extra ones that are"
-    common, bars = [n for n in found if n in FAMILY], [n for n in found if n in MAKERS]
-    if not common and not bars:
+    common, bars, in_3d = ([n for n in found if n in own] for own in (FAMILY, MAKERS, THREE_D))
+    if not (common or bars or in_3d):
         raise WrnbError(f"{path} holds no corrupted set: give a folder with labels.npy and "
-                        "corruption.npy, or with corruption/severity/class/")
-    if common and bars:
-        raise WrnbError(f"{path} holds {bars[0]} of C-bar next to the common corruptions: "
-                        "keep the two sets in folders of their own")
+                        "corruption.npy, with corruption/severity/class/, or with a folder per class of the data")
+    if bool(common) + bool(bars) + bool(in_3d) > 1:
+        other = f"{bars[0]} of C-bar" if bars else f"{in_3d[0]} of 3DCC"
+        raise WrnbError(f"{path} holds {other} next to other corruptions: keep each set in a folder of its own")
     bar = C_BAR["CIFAR-C-bar" if arrays else "ImageNet-C-bar"]
-    extra = [] if options or bars else [n for n in EXTRA.values() if n in common]
-    needed = [*(options.get("corruptions") or (bar if bars else FIFTEEN)), *extra]
+    extra = [] if options or not common else [n for n in EXTRA.values() if n in common]
+    needed = [*(options.get("corruptions") or (bar if bars else THREE_D if in_3d else FIFTEEN)), *extra]
     check_families(families, {family_of(n) for n in needed}, path)
     return [n for n in needed if not families or family_of(n) in families]
 
 def _names(path, arrays, options, families):
-    "The corruptions of a set; raises `WrnbError` if one is missing"
+    "The corruptions of a set; raises `WrnbError` if an array is missing, or all folders"
     found = [p.stem for p in path.glob("*.npy")] if arrays else list(_corruption_folders(path))
     names = _needed(path, arrays, options, found, families)
     missing = [name for name in names if name not in found]
     if not missing: return names
+    there = [name for name in names if name in found]
+    if there and not arrays and not options: return _part_of(path, there, missing)
     gaps = {family_of(name) for name in missing}
     whole = sorted({family_of(name) for name in names} - gaps)
     fault = f"is missing, but families={' '.join(whole)} can be measured" if whole else "is missing"
     raise broken(path/(f"{missing[0]}.npy" if arrays else missing[0]), fault)
+
+def _part_of(path, there, missing):
+    "The corruptions of a partial download, after a warning of those that it lacks"
+    some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+    warnings.warn(f"{path} is a part of the set: {len(there)} of {len(there) + len(missing)} corruptions, "
+                  f"without {some}; its corruption error is over these alone")
+    return there
 
 # %% ../nbs/58_corrupted_sets.ipynb #6c445f22
 def corrupted_set(
     path:Path, # a folder: official (CIFAR-10-C, ImageNet-C, ..., C-bar), or `save_corrupted`'s
     classes:list=None, # class names to count through; None takes those of `like` or `clean`, or the set's
     clean:Dataset=None, # the images that it was made from, for the clean error
-    families:list=None, # noise, blur, weather, digital, c-bar: only these must be there; None takes all
+    families:list=None, # noise, blur, weather, digital, c-bar, 3dcc: only these must be there; None takes all
     like:Dataset=None, # images of the data that you want to measure: classes and size must agree
 )->CorruptedSet:
     "Find out what a corrupted set is and check it; raises `WrnbError` naming the file that is not whole"
@@ -240,5 +250,6 @@ def _read(path, names, arrays, classes, own):
 def _find_kind(test, preset):
     "What a set may be compared with; the size of its images decides if its preset is not known"
     bar = test.names[0] in MAKERS
+    if test.names[0] in THREE_D: return "ImageNet-3DCC"
     if bar and not preset: return "ImageNet-C-bar" if test.in_folders else "CIFAR-C-bar"
     return kind_of(preset or pick_preset(min(_size(test))), len(test.classes), bar)

@@ -7,6 +7,7 @@ __all__ = ['Difference', 'PooledEstimate', 'Pool', 'pool']
 
 # %% ../nbs/63_differences.ipynb #06369f32
 from dataclasses import asdict, dataclass, replace
+from html import escape
 
 from fastcore.basics import patch
 import numpy as np
@@ -15,7 +16,7 @@ from scipy.stats import t as student
 
 from .core import WrnbError, check_choice
 from .weak import new_figure
-from .corruptions import CORRUPTIONS
+from .corruptions import COUNTED
 from .estimation import Estimate
 from .benchmark import ALEXNET_ERRORS, Evaluation, _counted_rows
 
@@ -71,15 +72,21 @@ def _corruption_figures(t, kind):
         figures |= {name: rows.assign(weight=1/len(rows)) for name, rows in t.groupby(by, sort=False)}
     return figures
 
+def _worst_three(rows):
+    "The three corruptions with the highest mean error over the severities"
+    return rows.groupby("perturbation", sort=False).error.mean().nlargest(3).index
+
 @patch
 def _figures(self:Evaluation, model):
     "The rows with weights that each figure of a model is made of"
     t = self.table[self.table.model == model]
     clean = t[t.family == "clean"]
     figures = {"clean": clean.assign(weight=1.)} if len(clean) else {}
-    if t.family.isin([*CORRUPTIONS, "c-bar"]).any():
+    if t.family.isin(COUNTED).any():
         rows = _counted_rows(self)
-        figures |= _corruption_figures(rows[rows.model == model], self.kind)
+        own, worst = rows[rows.model == model], _worst_three(rows[rows.model == self.models[0]])
+        worst = own[own.perturbation.isin(worst)]
+        figures |= _corruption_figures(own, self.kind) | {"worst_three": worst.assign(weight=1/len(worst))}
     if "mce" in figures and len(clean): figures["relative_mce"] = _relative(figures["mce"], clean)
     return figures | _attack_figures(t)
 
@@ -152,6 +159,24 @@ def verdict(self:Evaluation,
     base, *others = self.models
     if not others: return f"{base}, {in_words(what)}: {self.estimate(base, what)}"
     return "\n".join(str(self.difference(m, base, what)) for m in others)
+
+# %% ../nbs/63_differences.ipynb #49a618bf
+@patch
+def _shown(self:Evaluation):
+    "What is told apart, one line per model, and the errors with their intervals"
+    counts = self.outcomes is not None and self.table.family.isin([*CORRUPTIONS, "c-bar"]).any()
+    try: return self.verdict().splitlines() if counts else [], self.percent(intervals=True)
+    except WrnbError as e: return [str(e)], self.table
+
+@patch
+def __repr__(self:Evaluation):
+    lines, errors = self._shown()
+    return "\n".join([*lines, "", errors.to_string()]).strip()
+
+@patch
+def _repr_html_(self:Evaluation):
+    lines, errors = self._shown()
+    return f"<p>{'<br>'.join(map(escape, lines))}</p>{errors.to_html()}"
 
 # %% ../nbs/63_differences.ipynb #edb1ee2c
 @patch
@@ -232,13 +257,19 @@ class Pool:
         self.models = evaluations[0].models
         self.outcomes = _side_by_side(evaluations)
 
+    def __repr__(self):
+        base, *others = self.models
+        if not others: return f"{base}: {self.estimate()}"
+        return "\n".join(str(self.difference(m, base)) for m in others)
+
     def estimate(self,
         model:str=None, # its name; None: the base
         what:str="corruption_error", # the figure
     )->PooledEstimate:
         "One figure of one model, mean over seeds"
         model = model or self.models[0]
-        return self._pooled({model: 1}, self.evaluations[0]._figure_rows(what, model), a=model, what=what)
+        e = self._pooled({model: 1}, self.evaluations[0]._figure_rows(what, model), a=model, what=what)
+        return replace(e, low=max(e.low, 0.), high=e.high if "mce" in what else min(e.high, 1.))
 
     def difference(self,
         a:str=None, # name of the model; None: the last

@@ -6,8 +6,8 @@
 __all__ = ['selection', 'enhance', 'random_crop', 'random_flip', 'augmix', 'jensen_shannon', 'random_filter', 'random_color',
            'random_displacement', 'prime', 'hybrid', 'systematic', 'Perturbed', 'Consistency', 'View', 'TermsCallback',
            'HeadFirstCallback', 'TradeOff', 'average', 'interpolate', 'trade_off', 'PROTOCOLS', 'GUIDES', 'Guide',
-           'by_type', 'exposure', 'guidance', 'guiding_types', 'weakness', 'GuideCallback', 'plot_guide', 'Recipe',
-           'STRATEGIES', 'equal_epochs', 'passes']
+           'by_type', 'exposure', 'guidance', 'guiding_types', 'weakness', 'Probing', 'gains', 'GuideCallback',
+           'plot_guide', 'Recipe', 'STRATEGIES', 'equal_epochs', 'passes']
 
 # %% ../nbs/56_enhancement.ipynb #4ea1b66e
 import copy
@@ -36,8 +36,10 @@ from .augmentation import augmix, jensen_shannon, random_crop, random_flip
 from .peers import hybrid, prime, random_color, random_displacement, random_filter
 from .terms import Consistency, Perturbed, TermsCallback, View, _label, _transforms, systematic
 from .heads import HeadFirstCallback
+from .fine_tuning import Gentle, KeepStatisticsCallback, gentle
 from .averaging import TradeOff, average, interpolate, trade_off
 from .guidance import GUIDES, PROTOCOLS, Guide, by_type, exposure, guidance, guiding_types, weakness
+from .gains import Probing, gains, probe_passes
 from .watch import GuideCallback, _outcome, plot_guide
 from .strategies import Recipe, STRATEGIES, _is_large, equal_epochs, passes
 
@@ -46,7 +48,8 @@ _all_ = [
     "random_crop", "random_flip", "augmix", "jensen_shannon", "random_filter", "random_color", "random_displacement",
     "prime", "hybrid", "systematic", "Perturbed", "Consistency", "View", "TermsCallback", "HeadFirstCallback",
     "TradeOff", "average", "interpolate", "trade_off", "PROTOCOLS", "GUIDES", "Guide", "by_type", "exposure",
-    "guidance", "guiding_types", "weakness", "GuideCallback", "plot_guide", "Recipe", "STRATEGIES", "equal_epochs",
+    "guidance", "guiding_types", "weakness", "Probing", "gains", "GuideCallback", "plot_guide", "Recipe",
+    "STRATEGIES", "equal_epochs",
     "passes"]
 
 # %% ../nbs/56_enhancement.ipynb #774afd49
@@ -132,12 +135,18 @@ def _check_enhance(strategy, found, guide, head_epochs):
                         "give 0, or start one process")
 
 # %% ../nbs/56_enhancement.ipynb #030cad0e
-def _record(net, ds, part, *, transforms, drawn, settings):
+def _pace(ds, s):
+    "How to train on these images: as you asked on small ones, as a pretrained network likes it on large ones"
+    if not _is_large(ds): return Gentle(s["lr"], s["bs"], layer_lrs=1., keep_statistics=False)
+    return gentle(len(ds), s["lr"], s["bs"])
+
+def _record(net, ds, part, *, transforms, drawn, settings, pace):
     "Everything that a fine-tuned model depends on, as written in config.json"
     guided_by = {str(kind): round(share, 6) for kind, share in zip(*drawn)}
     shares = {name: round(share, 4) for name, share in by_type(*drawn).items()}
     return settings | dict(
         n=len(ds), n_selection=len(part), data=data_hash(ds), model=weights_hash(net),
+        pace=dict(lr=pace.lr, bs=pace.bs, layer_lrs=pace.layer_lrs),
         transforms=[_label(t) for t in transforms], shares=shares, guided_by=guided_by)
 
 # %% ../nbs/56_enhancement.ipynb #d5d1f73b
@@ -191,7 +200,7 @@ def _tuned(net, base, images, *, plan, record, cbs):
     "A Learner, after `net` was fine-tuned in place or got the weights that the run folder has"
     strategy, run, (ds, part, test) = plan.strategy, plan.run, images
     stage, device = f"enhance {strategy}", plan.compute["device"]
-    same = {name: record[name] for name in ("lr", "bs", "seed", "precision")} | plan.compute
+    same = {name: record[name] for name in ("seed", "precision")} | record["pace"] | plan.compute
     if run and not run.claim(stage, record, device):
         learn = train(net, ds, test, epochs=0, **same)
         _finished(learn, run, strategy)
@@ -219,28 +228,48 @@ def _handed_back(twin, learn):
     return twin
 
 # %% ../nbs/56_enhancement.ipynb #36d2f5cf
-def _callbacks(plan, drawn, base, ds, part):
+def _callbacks(plan, drawn, base, images, pace):
     "The callbacks of a fine-tuning: terms, head first, and for `reva` its guide"
-    s = plan.settings
+    s, (ds, part) = plan.settings, images
     terms = STRATEGIES[plan.strategy](*drawn, s["eps"], _is_large(ds), plan.recipe)
     cbs = [TermsCallback(terms, plan.transforms), HeadFirstCallback(s["head_epochs"])]
-    if plan.strategy != "reva": return cbs
-    watched = subset(part, range(min(200, len(part)))) if plan.recipe.watch else None
-    guide = GuideCallback(_term_of(terms), base, watched, GUIDES[s["guide"]].follow, seed=s["seed"])
-    return [*cbs, guide]
+    if pace.keep_statistics: cbs.append(KeepStatisticsCallback())
+    return [*cbs, _guide_of(plan, _term_of(terms), base, images)] if plan.strategy == "reva" else cbs
 
-def _enhanced(model, found, ds, test, plan):
+def _probe_cost(plan, drawn, n):
+    "Passes per image that the guide's probes cost, if it has any"
+    if plan.strategy != "reva" or not GUIDES[plan.settings["guide"]].probes: return {}
+    times = min(Probing().times, plan.settings["epochs"])
+    return dict(probe_passes=round(times*probe_passes(drawn[0])/n, 3))
+
+def _guide_of(plan, term, base, images):
+    "The callback that draws what the guide says, and watches each type"
+    guide, (_, part) = GUIDES[plan.settings["guide"]], images
+    if guide.probes and len(part) < 10:
+        raise WrnbError(f"guide=gain has {len(part)} images to measure gains on: give 100 or more, or select=")
+    watched = subset(part, range(min(200, len(part)))) if plan.recipe.watch else None
+    probed = images if guide.probes else None
+    return GuideCallback(term, base, watched, guide.follow, seed=plan.settings["seed"], probed=probed)
+
+def _parted(ds, select, seed):
+    "Images to train on, and images to choose by: those given, or a part of the training images"
+    if select is not None: return ds, select
+    apart = selection(_labels(ds), seed)
+    if not len(apart): return ds, []
+    return subset(ds, np.setdiff1d(np.arange(len(ds)), apart)), subset(ds, apart)
+
+def _enhanced(model, found, images, plan):
     "The fine-tuned copy of a model or Learner"
-    drawn, apart = plan.drawn(found), selection(_labels(ds), plan.settings["seed"])
-    rest = subset(ds, np.setdiff1d(np.arange(len(ds)), apart)) if len(apart) else ds
-    part = subset(ds, apart) if len(apart) else []
+    ds, test, select = images
+    drawn, (rest, part) = plan.drawn(found), _parted(ds, select, plan.settings["seed"])
     twin = _twin(model) if isinstance(model, Learner) else None
     net = as_model(twin or _copied(model)[0])
     base = copy.deepcopy(net).to(plan.compute["device"]).eval()
-    settings = plan.settings | dict(recipe=vars(plan.recipe))
+    settings = plan.settings | dict(recipe=vars(plan.recipe), select=select and data_hash(select))
     transforms = _transforms(plan.transforms)
-    record = _record(net, ds, part, transforms=transforms, drawn=drawn, settings=settings)
-    cbs = _callbacks(plan, drawn, base, rest, part)
+    pace, settings = _pace(rest, plan.settings), settings | _probe_cost(plan, drawn, len(rest))
+    record = _record(net, ds, part, transforms=transforms, drawn=drawn, settings=settings, pace=pace)
+    cbs = _callbacks(plan, drawn, base, (rest, part), pace)
     learn = _tuned(net, base, (rest, part, test), plan=plan, record=record, cbs=cbs)
     return _handed_back(twin, learn) if twin else learn
 
@@ -251,11 +280,12 @@ def enhance(
     strategy:str="reva", # "standard", "augmix", "adversarial", "prime", "hybrid" or "reva"
     ds:Dataset=None, # training images; None takes the Learner's
     test:Dataset=None, # images to watch the training with; None takes the Learner's
+    select:Dataset=None, # images to choose alpha by, which the base hasn't seen; None: a tenth of `ds`
     epochs:int=3, # times through the training images, 1 or more
-    lr:float=0.02, # peak learning rate, above 0
-    bs:int=128, # images per step, besides their extra views
+    lr:float=0.02, # peak learning rate, above 0; on large images as `gentle` makes it
+    bs:int=128, # images per step, besides their extra views; on large images as `gentle` makes it
     protocol:str="all", # corruptions that may guide: "all" (19), "extra" (four) or "paper" (the 15)
-    guide:str="weaknesses", # what sets the shares: "weaknesses", "online", "uniform" or "paper"
+    guide:str="weaknesses", # what sets the shares: "weaknesses", "online", "uniform", "gain" or "paper"
     attack_share:float=0.1, # share of the attack among the perturbations, 0 to 1
     eps:float=2/255, # radius of the attack trained against, above 0 up to 1, [0,1] pixel units
     alpha:float=None, # step from the base to the tuned weights, 0 to 1; None: the largest within clean_budget
@@ -269,14 +299,15 @@ def enhance(
     precision:str="fp32", # "fp32" or "bf16"
     head_epochs:int=0, # number of initial epochs in which only the last layer is trained
 )->Learner: # like the Learner given, its model a tuned copy; for a module, a Learner on pixels
-    "Fine-tune a copy, `reva` as weaknesses say; a tenth of `ds` is set apart. Raise `WrnbError` on bad input"
+    "Fine-tune a copy, then step back to the base as `clean_budget` asks. Raise `WrnbError` on bad input"
     given = dict(locals())
     settings = _check_settings({name: given[name] for name in _SETTINGS})
     _check_enhance(strategy, found, guide, settings["head_epochs"])
     compute = dict(device=pick_device(device), workers=workers)
     with untouched():  # the random state is as before; the model is not used, but copied
         ds, test = images_of(model, ds), images_of(model, test, "valid")
+        select = None if select is None else images_of(model, select)
         check_classifier(model, ds, compute["device"])
         plan = _Plan(
             strategy, settings, recipe, transforms=transforms, run=out and Run(out), compute=compute)
-        return _enhanced(model, found, ds, test, plan)
+        return _enhanced(model, found, (ds, test, select), plan)

@@ -17,7 +17,7 @@ import pandas as pd
 
 from .scoring import Scores
 from .weak import new_figure
-from .corruptions import CORRUPTIONS
+from .corruptions import COUNTED
 from .validation import Validation
 from .benchmark import Evaluation
 from .findings import as_words
@@ -84,7 +84,7 @@ def _heat_colours():
 
 def _grid(evaluation, model):
     "Errors in percent, corruptions by severities; the base's weakest corruption first"
-    t = evaluation.table[evaluation.table.family.isin([*CORRUPTIONS, "c-bar"])]
+    t = evaluation.table[evaluation.table.family.isin(COUNTED)]
     order = evaluation.by_corruption().iloc[:, 0].sort_values(ascending=False).index
     own = t[t.model == model]
     return 100*own.pivot_table(index="perturbation", columns="severity", values="error").loc[order]

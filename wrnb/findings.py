@@ -13,7 +13,7 @@ from fastcore.basics import patch
 from .core import WrnbError
 from .tables import read_table
 from .scoring import Scores
-from .corruptions import CORRUPTIONS
+from .corruptions import CORRUPTIONS, SETS
 from .validation import Validation, read_validation
 from .corrupted_sets import FIFTEEN
 from .benchmark import Evaluation, read_evaluation
@@ -26,7 +26,7 @@ def countable(
 )->Evaluation: # the same, if its corruptions make a corruption error; else without them
     "Leave out corruptions that are not the benchmark's, if there are no others"
     t = evaluation.table
-    if t.perturbation.isin(FIFTEEN).any() or (t.family == "c-bar").any(): return evaluation
+    if t.perturbation.isin(FIFTEEN).any() or t.family.isin(SETS).any(): return evaluation
     return replace(evaluation, table=t[~t.family.isin(list(CORRUPTIONS))], outcomes=None)
 
 def _evaluation_in(folder):

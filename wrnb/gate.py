@@ -6,16 +6,20 @@
 __all__ = ['PASSED', 'FAILED', 'UNCLEAR', 'EXIT_CODES', 'Decision', 'Gate', 'check', 'junit', 'markdown', 'save_gate']
 
 # %% ../nbs/75_gate.ipynb #f8e2303d
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, hypot
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
+import pandas as pd
+
 from .core import WrnbError, as_path, check_choice, check_range
 from .tables import write_atomic
 from .runs import Run
-from .corruptions import CORRUPTIONS
+from .corruptions import COUNTED
 from .benchmark import read_evaluation
+from .differences import Evaluation
 
 # %% ../nbs/75_gate.ipynb #e0c8d733
 PASSED, FAILED, UNCLEAR = "passed", "failed", "not enough images to tell"
@@ -66,7 +70,7 @@ def _figures(folder, of):
     rows = {"clean": row for _, row in clean.iterrows()}
     rows["corruption"] = evaluation.corruption_error().loc[model]
     families = evaluation.by_family().loc[model]
-    rows |= {family: row for family, row in families.iterrows() if family in [*CORRUPTIONS, "c-bar"]}
+    rows |= {family: row for family, row in families.iterrows() if family in COUNTED}
     return {name: (r.error, r.low, r.high, int(r.n)) for name, r in rows.items()}
 
 def _limits(max_error):
@@ -90,6 +94,41 @@ def _within(figures, limits):
         return Decision(name, error, low, high, limit=limit, n=n)
     return [decide(name, limit) for name, limit in limits.items()]
 
+# %% ../nbs/75_gate.ipynb #cebc734b
+_NAMES = "this run", "the other"
+_ATTACKED = "white_box", "transfer"  # whose images may differ
+
+def _own_cells(evaluation, model, name):
+    "The cells of a model, apart from attacks, under another name"
+    cells = evaluation.outcomes.cells
+    return cells[(cells.model == model) & ~cells.family.isin(_ATTACKED)].assign(model=name)
+
+def _images_of(cells):
+    "Cell -> the images that were measured in it"
+    keys = zip(cells.family, cells.perturbation, cells.severity.astype(float))
+    return dict(zip(keys, cells["index"]))
+
+def _alike(a, b):
+    "Were two models asked about the same images in the same cells?"
+    a, b = _images_of(a), _images_of(b)
+    return a.keys() == b.keys() and all(np.array_equal(a[key], b[key]) for key in a)
+
+def _of_one_set(folders):
+    "Are the runs known to be of the same images?"
+    data = [Run(f).options("evaluate").get("data") for f in folders]
+    return data[0] is not None and data[0] == data[1]
+
+def _paired_outcomes(folders, of):
+    "The outcomes of two runs side by side, and the figures' rows; None if they are not of the same images"
+    both = [read_evaluation(f) for f in folders]
+    if not _of_one_set(folders) or any(e.outcomes is None for e in both): return None
+    models = [_only_model(e, of, f) for e, f in zip(both, folders)]
+    cells = [_own_cells(*own) for own in zip(both, models, _NAMES)]
+    if not _alike(*cells): return None
+    known = {name: e.outcomes.known[m] for e, m, name in zip(both, models, _NAMES) if m in e.outcomes.known}
+    outcomes = replace(both[0].outcomes, cells=pd.concat(cells, ignore_index=True), known=known)
+    return outcomes, Evaluation._figures(both[0], models[0])
+
 # %% ../nbs/75_gate.ipynb #40e0e272
 def _difference(name, ours, theirs, margin):
     "A decision on how much worse an error is than another"
@@ -105,9 +144,22 @@ def _same_images(folder, other):
 
 def _not_worse(figures, others, names, margin):
     "A decision for each figure that both have"
-    check_range("margin", margin, 0, 100)
     for name in names: check_choice("max_error", name, others)
     return [_difference(name, figures[name], others[name], margin) for name in names]
+
+def _paired(outcomes, rows, name, margin):
+    "A decision on a paired difference"
+    rows = rows["corruption_error" if name == "corruption" else name]
+    e = outcomes.difference(*_NAMES, rows)
+    return Decision(f"{name}, worse than before by (paired)", e.value, e.low, e.high, limit=margin/100, n=e.n_images)
+
+def _compared(folders, of, names, margin):
+    "Decisions on the differences of two runs, paired if they are of the same images"
+    check_range("margin", margin, 0, 100)
+    found, figures = _paired_outcomes(folders, of), [_figures(f, of) for f in folders]
+    if found is None: return _not_worse(*figures, names, margin)
+    for name in names: check_choice("max_error", name, figures[1])
+    return [_paired(*found, name, margin) for name in names]
 
 # %% ../nbs/75_gate.ipynb #6d21b070
 @dataclass(frozen=True)
@@ -138,8 +190,8 @@ def check(
     decisions = _within(figures, limits)
     if not_worse_than is not None:
         _same_images(out, not_worse_than)
-        others = _figures(not_worse_than, of)
-        decisions += _not_worse(figures, others, list(limits) or ["clean", "corruption"], margin)
+        names = list(limits) or ["clean", "corruption"]
+        decisions += _compared((out, not_worse_than), of, names, margin)
     if not decisions: raise WrnbError("there is nothing to check: give max_error= or not_worse_than=")
     return Gate(str(out), of or read_evaluation(out).models[0], decisions)
 

@@ -125,11 +125,13 @@ class Guide:
     shares:object # function of (validation, protocol, radius, attack's share): perturbations and shares
     needs:bool=False # does it need a validation?
     follow:object=None # function of (types, rise of the loss under each cell) that gives new shares; None: they stay
+    probes:bool=False # are gains measured a few times in the training?
 
 GUIDES = dict(
     weaknesses=Guide(_by_weakness, needs=True),
     online=Guide(_equally, follow=_online),
     uniform=Guide(_equally),
+    gain=Guide(_equally, probes=True),
     paper=Guide(_by_threshold, needs=True))
 
 # %% ../nbs/53_guidance.ipynb #bf6d28e0

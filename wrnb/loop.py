@@ -101,6 +101,7 @@ def test(self:Loop):
 def _read(self:Loop, limit):
     "Read the images, and say where they come from"
     train, test = self.setup.images(limit)
+    self._select, test = self.setup.laid_aside(test)
     if train.origin: self.say(f"data: {train.origin}")
     return train, test
 
@@ -290,7 +291,7 @@ def validation(self:Loop)->Validation:
     return Validation(table, read_json(self.run/"weaknesses.json").get("rule"), self.base, *self.data)
 
 # %% ../nbs/66_loop.ipynb #41f6374b
-_GUIDED = [*_OWN, "found", "test", "eps", "transforms", "recipe", "epochs"]
+_GUIDED = [*_OWN, "found", "test", "eps", "transforms", "recipe", "epochs", "select"]
 
 @patch
 @delegates(wrnb.enhancement.enhance, but=_GUIDED)
@@ -306,8 +307,8 @@ def enhance(self:Loop,
     epochs = equal_epochs(strategy, epochs, kwargs.get("attack_share", .1))
     kwargs |= self.training | dict(transforms=self.setup.transforms, out=self.run.path)
     with under_way(f"enhance {strategy}"):
-        learn = wrnb.enhancement.enhance(
-            self.base, found, strategy, *self.data, epochs=epochs, eps=guide_eps/255, **kwargs)
+        learn = wrnb.enhancement.enhance(self.base, found, strategy, *self.data, select=self._select,
+                                         epochs=epochs, eps=guide_eps/255, **kwargs)
     if not hasattr(learn, "epoch_log"): return self._tell(f"enhance {strategy}", True)
     self._tell_training(strategy, learn)
 
@@ -315,7 +316,7 @@ def enhance(self:Loop,
 def _tell_training(self:Loop, strategy, learn):
     "Say how a strategy trained: epochs, passes, the step from the base, and REVa's shares"
     options = self.run.options(f"enhance {strategy}")
-    work = options["epochs"]*passes(strategy, options["attack_share"])
+    work = options["epochs"]*passes(strategy, options["attack_share"]) + options.get("probe_passes", 0)
     where = f"{work:.3g} passes per image, alpha {learn.alpha:g} -> {self.run/strategy}"
     self.say(f"{_trained(f'enhance: {strategy},', learn)}, {where}")
     if not options["shares"]: return
@@ -353,7 +354,7 @@ def _measure(self:Loop, run, models, images, *more, **kwargs):
     "Measure the models on some images, and keep the result in `run`"
     run.drop("evaluate", models={name: weights_hash(net) for name, net in models.items()})
     done, path = run.done("evaluate"), run/"evaluation.csv"
-    kwargs |= self.common | dict(out=run.path)
+    kwargs |= self.common | dict(out=run.path, answers=self.run/"check")
     evaluation = wrnb.benchmark.evaluate(models, images, *more, **kwargs)
     count = "1 model" if len(models) == 1 else f"{len(models)} models"
     what = images if isinstance(images, CorruptedSet) else f"{len(images)} test images"
@@ -361,7 +362,7 @@ def _measure(self:Loop, run, models, images, *more, **kwargs):
     return evaluation
 
 # %% ../nbs/66_loop.ipynb #c6852527
-_MEASURE = [*_OWN, "fit_on", "eps", "attack_names", "adjust"]
+_MEASURE = [*_OWN, "fit_on", "eps", "attack_names", "adjust", "answers"]
 
 @patch
 @delegates(wrnb.benchmark.evaluate, but=_MEASURE)
@@ -381,11 +382,12 @@ def evaluate(self:Loop,
 @patch
 @delegates(wrnb.benchmark.evaluate, but=_MEASURE)
 def evaluate_on(self:Loop,
-    folder:str, # corrupted set in place of the test images: an official one, or one of wrnb corrupt
+    folder:str, # corrupted set in place of the test images, official or of wrnb corrupt; or another test set
     attacks:tuple=(), # a corrupted set takes none
     **kwargs,
 )->Evaluation:
     "Measure every model of the run on a corrupted set; leaves on/NAME/evaluation.csv"
+    self.setup.check_all_are_measured(folder)
     test, models = self.test, self.models()
     images = corrupted_set(folder, like=test, families=kwargs.get("families"))
     images = images.limited(self.setup.test_limit)

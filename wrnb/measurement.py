@@ -8,7 +8,7 @@ __all__ = ['wrong_under', 'Clean', 'measured', 'fitted']
 # %% ../nbs/44_measurement.ipynb #b7a3905c
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
 from fastcore.basics import patch
@@ -157,10 +157,18 @@ class Panel:
     batch_size:int=256 # images per batch
     workers:int=0 # processes that decode images
     device:torch.device="cpu" # where it is computed
+    answers:dict=field(default_factory=dict) # (model, corruption, severity) -> (images, are they wrong?)
 
-    def wrong(self, p, ds, attacked=None):
-        "Which images every model gets wrong; `attacked` names the model that `p` may look at"
-        return self._ask(self.fast, p, ds, attacked)
+    def wrong(self, p, ds, attacked=None, but=()):
+        "Which images every model but some gets wrong; `attacked` names the one that `p` may look at"
+        asked = {name: net for name, net in self.fast.items() if name not in but}
+        return self._ask(asked, p, ds, attacked) if asked else {}
+
+    def known(self, p, index):
+        "The answers that were given before to just these images: name -> which are wrong"
+        cell, none = (p.name, float(p.severity)), (None, None)
+        kept = {name: self.answers.get((name, *cell), none) for name in self.fast}
+        return {name: wrong for name, (idxs, wrong) in kept.items() if np.array_equal(idxs, index)}
 
     def wrong_attacked(self, p, ds, attacked, asked):
         "Which images the models named in `asked` get wrong if `p` attacks the model `attacked`"
@@ -218,8 +226,10 @@ def corruption_rows(
     ds:Dataset, # images
     index:np.ndarray=None, # which images of the test set they are; None: all
 )->list: # cells
-    "Every model under one corruption"
-    return [outcomes_under(wrong, name, p, index) for name, wrong in panel.wrong(p, ds).items()]
+    "Every model under one corruption; answers that are known are not asked for again"
+    known = panel.known(p, np.arange(len(ds)) if index is None else index)
+    wrong = known | panel.wrong(p, ds, but=known)
+    return [outcomes_under(wrong[name], name, p, index) for name in panel.models]
 
 def clean_rows(
     panel:Panel, # the models
@@ -345,6 +355,16 @@ def numbered_as(
     if not own or not classes or own == classes: return ds
     order = class_order(classes, own, f"the data that {whose} goes with")
     return Images(ds, order, classes)
+
+# %% ../nbs/44_measurement.ipynb #396fac69
+def labels_in(
+    ds:Dataset, # images
+)->np.ndarray: # [N]
+    "Classes of the images; they are decoded for it only if nothing else tells"
+    labels = getattr(ds, "labels", None)
+    if isinstance(labels, np.ndarray): return labels
+    lists = _in_order(len(ds), 256)
+    return np.concatenate([y.numpy() for _, y in batches(ds, lists)])
 
 # %% ../nbs/44_measurement.ipynb #f447fe55
 def count_classes(

@@ -36,12 +36,26 @@ def outcome_table(
     "One row per answer"
     counts = cells.wrong.map(len).to_numpy()
     names = [outcome_name(p, f) for p, f in zip(cells.perturbation, cells.family)]
-    return pd.DataFrame(dict(
+    table = pd.DataFrame(dict(
         model=_repeated(cells.model, counts), perturbation=_repeated(names, counts),
         severity=np.repeat(cells.severity.to_numpy(float), counts),
         index=np.concatenate(list(cells["index"])).astype(np.int64), wrong=np.concatenate(list(cells.wrong))))
+    return table if not has_confidences(cells) else table.assign(confidence=np.concatenate(_tops(cells)))
+
+def has_confidences(
+    cells:pd.DataFrame, # one row per cell
+)->bool:
+    "Were the confidences of answers kept, in the column `top`?"
+    return "top" in cells and any(isinstance(v, np.ndarray) for v in cells.top)
+
+def _tops(cells):
+    "Each cell's confidences, float32; NaN for a cell without"
+    return [v if isinstance(v, np.ndarray) else np.full(len(wrong), np.nan, np.float32)
+            for v, wrong in zip(cells.top, cells.wrong)]
 
 # %% ../nbs/43_outcomes.ipynb #02d8a872
+_KEPT = "index", "wrong", "top"  # columns of cells that outcomes.parquet has, the last one if it was asked for
+
 def _runs(t):
     "Where a new cell begins, and the end"
     changes = np.zeros(len(t), bool)
@@ -57,14 +71,15 @@ def cells_in(
     "The cells of a table of errors with their outcomes; raises `WrnbError` if the two do not fit"
     as_texts = {c: outcomes[c].astype("category") for c in ("model", "perturbation")}
     t, cells = outcomes.assign(**as_texts), {}
-    index, wrong, edges = t["index"].to_numpy(), t.wrong.to_numpy(), _runs(t)
+    columns = [t[c].to_numpy() for c in ("index", "wrong", "confidence") if c in t]
+    edges = _runs(t)
     for a, z in zip(edges, edges[1:]):
         key = t.model.iloc[a], t.perturbation.iloc[a], round(float(t.severity.iloc[a]), 4)
-        cells[key] = index[a:z], wrong[a:z]
+        cells[key] = [own[a:z] for own in columns]
     keys = [(r.model, outcome_name(r.perturbation, r.family), round(float(r.severity), 4)) for r in table.itertuples()]
     _check_fit(cells, keys, table)
     known = table[["model", "family", "perturbation", "severity"]].reset_index(drop=True)
-    return known.assign(index=[cells[k][0] for k in keys], wrong=[cells[k][1] for k in keys])
+    return known.assign(**{name: [cells[k][j] for k in keys] for j, name in enumerate(_KEPT[:len(columns)])})
 
 def _check_fit(cells, keys, table):
     "Raise `WrnbError` unless the outcomes are those that the table of errors was made from"

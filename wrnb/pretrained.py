@@ -15,8 +15,9 @@ from torch import nn
 
 from .core import as_path, check_whole, wilson
 from .learners import class_order
-from .networks import MODELS, CifarResNet
-from .checkpoints import by_our_names, state_in
+from .networks import CifarResNet
+from .checkpoints import STATS, by_our_names, state_in
+from .zoo import network_of
 from .models import IMAGENET_STATS, PixelModel, as_model, load_state, part_of, read_file
 from .sources import (
     SOURCES, WNIDS, Network, fit_heads, input_size, names_known_to, place_of, source_of, swap_heads, with_outputs)
@@ -66,12 +67,12 @@ def _build(name, state=None):
     return network
 
 def _own(arch, n_classes, state=None):
-    "One of `MODELS`, with the shortcuts that the weights in a file need"
-    make = MODELS[arch]
+    "One of our own networks, with the shortcuts that the weights in a file need"
+    make, _, stats = network_of(arch)
     one_by_one = any(re.search(r"(downsample|shortcut)\.0\.weight$", k) for k in state or {})
     if one_by_one and getattr(make, "func", make) is CifarResNet: make = partial(make, shortcut="B")
     net = make(n_classes)
-    return Network(net, with_outputs(net, n_classes)[-1:], None, IMAGENET_STATS)
+    return Network(net, with_outputs(net, n_classes)[-1:], None, STATS[stats[n_classes == 100]])
 
 def _outputs_in(state, network, path):
     "How many outputs a file's weights for a network have"
@@ -130,7 +131,9 @@ def load_model(
         network = _build(arch)
         fit_heads(network, n_classes, classes)
         model = PixelModel(network.net, *network.stats)
-    else: model = PixelModel(_own(arch, n_classes).net, *IMAGENET_STATS)
+    else:
+        network = _own(arch, n_classes)
+        model = PixelModel(network.net, *network.stats)
     return _renormalised(model, mean, std).eval()
 
 def _renormalised(model, mean, std):
@@ -150,7 +153,7 @@ def _file_outputs(arch, path, changed):
 def knows_classes(
     name:str, # as `load_model` takes it
     classes:list, # by number, name or WordNet id
-)->bool: # False for one of `MODELS` without a file
+)->bool: # False for one of our own networks without a file
     "Can the model answer in these classes as it comes, or must its last layer be made anew and trained?"
     arch, _, path = str(name).partition("@")
     names = names_known_to(arch)

@@ -73,14 +73,48 @@ def image_keys(
 )->torch.Tensor: # int64, [N]
     """One key per image, from its 8-bit pixels and the seed: the same in any batch, order, process and device; raise
     `WrnbError` if the seed is not whole"""
-    levels = (x.flatten(1)*255).round_().int().long()  # by way of int32, which processors convert faster
-    weights = _hash_weights(levels.shape[1], x.device)
+    return _keys_of_levels((x.flatten(1)*255).round_(), seed)
+
+def _keys_of_levels(levels, seed):
+    "As `image_keys`, of grey levels, float [N, n], from 0 to 255"
+    weights = _hash_weights(levels.shape[1], levels.device)
+    levels = levels.int().long()  # by way of int32, which processors convert faster
     return fold_in(_weighted(levels, weights), check_whole("seed", seed))
 
 # %% ../nbs/02_randomness.ipynb #bcf889ab
+_BLOCK = 2**14  # numbers at once: these fit into a processor's cache
+
+def _mix_in_place(z, room):
+    "As `_mix`, of uint64 in NumPy; `room` is of the same shape"
+    for shift, multiplier in zip((30, 27), _MULTIPLIERS):
+        np.bitwise_xor(z, np.right_shift(z, shift, out=room), out=z)
+        np.multiply(z, np.uint64(multiplier % 2**64), out=z)
+    return np.bitwise_xor(z, np.right_shift(z, 31, out=room), out=z)
+
+def _fill_words(words, keys, steps, z, room):
+    "24-bit integers of some keys and steps, float32 [keys, 2, steps]"
+    z = _mix_in_place(np.add(keys[:, None], steps, out=z), room)
+    words[:, 0] = np.right_shift(z, 40, out=room)
+    words[:, 1] = np.bitwise_and(z, 0xFFFFFF, out=room)
+
+def _words_in_blocks(keys, n):
+    "As `_words`, of flat keys on one or two threads"
+    keys, steps = (v.numpy().view(np.uint64) for v in (keys.contiguous(), _steps(n, keys.device)))
+    words, columns = np.empty((len(keys), 2, n), np.float32), min(n, _BLOCK)
+    rows = max(1, _BLOCK//columns)
+    z, room = np.empty((2, rows, columns), np.uint64)
+    for i in range(0, len(keys), rows):
+        for j in range(0, n, columns):
+            part = words[i:i+rows, :, j:j+columns]
+            own = slice(part.shape[0]), slice(part.shape[2])
+            _fill_words(part, keys[i:i+rows], steps[j:j+columns], z[own], room[own])
+    return torch.from_numpy(words)
+
 def _words(keys, shape):
     "24-bit integers in two rows that together fill `shape` (and at most one more), for each key: [*keys.shape, 2, n]"
     n = (prod(shape) + 1)//2
+    if keys.device.type == "cpu" and torch.get_num_threads() <= 2:
+        return _words_in_blocks(keys.flatten(), n).view(*keys.shape, 2, n)
     z = _mix(keys[..., None] + _steps(n, keys.device))
     words = torch.empty(*keys.shape, 2, n, device=keys.device)
     words[..., 0, :] = (z >> 40).bitwise_and_(0xFFFFFF)

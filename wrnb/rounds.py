@@ -7,16 +7,22 @@ __all__ = []
 
 # %% ../nbs/61_rounds.ipynb #06f4250a
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from torch.utils.data import Dataset
 
 from .core import WrnbError, check_choice, check_range, first_process, print_line
+from .tables import read_table
+from .runs import Run
 from .images import as_images
-from .estimation import DESIGNS
+from .corruptions import CORRUPTIONS
+from .estimation import DESIGNS, images_per_cell
+from .outcomes import cells_in
 from .measurement import numbered_as, warn_if_flat
+from .corruptions import SETS
 from .corrupted_sets import FIFTEEN
 from .evaluation import (
-    Sampling, attack_parts, clean_parts, corruption_parts, gathered, images_per_cell, joined, known_classes, measure)
+    Sampling, attack_parts, clean_parts, corruption_parts, first_images, gathered, joined, known_classes, measure, side_of)
 
 # %% ../nbs/61_rounds.ipynb #671d7099
 FIRST_ROUND = 50  # images per cell to begin with, if `half_width` says when to end
@@ -24,7 +30,7 @@ FIRST_ROUND = 50  # images per cell to begin with, if `half_width` says when to 
 def _corruption_error_of(model, outcomes):
     "The rows with weights that the model's corruption error is made of"
     own = outcomes.cells[outcomes.cells.model == model]
-    own = own[(own.family == "c-bar") | own.perturbation.isin(FIFTEEN)]
+    own = own[own.family.isin(SETS) | own.perturbation.isin(FIFTEEN)]
     return own.assign(weight=1/max(len(own), 1))
 
 @dataclass(frozen=True)
@@ -121,7 +127,30 @@ def job_of(
     goal = goal_of(half_width, against, models)
     if per_cell is None and half_width is not None: per_cell = min(FIRST_ROUND, len(test))
     corrupted = [p for p, _ in cells if p.family != "clean"]
-    n = images_per_cell(per_cell, len(test), len(corrupted) + len(kinds), len(models))
+    n_cells, side = len(corrupted) + len(kinds), side_of(first_images(test))
+    n = images_per_cell(per_cell, len(test), n_cells, len(models), side)
     radii = list(dict.fromkeys(p.eps for p in kinds))
     sampling = Sampling(test, n, design, seed, cells=corrupted, radii=radii)
     return Job(test, cells, kinds, sampling, goal, **more)
+
+# %% ../nbs/61_rounds.ipynb #3eda0137
+_SAME = "data", "n", "seed", "precision", "preset", "source"  # decide an answer
+
+def answers_in(
+    folder:Path, # a run folder, perhaps missing; None: there is none
+    record:dict, # what the new evaluation records
+)->dict: # (model, corruption, severity) -> (which images, which are wrong)
+    "Answers of the same models to the same pictures that a run folder holds"
+    run = folder and Run(folder)
+    if not run or not run.done("evaluate"): return {}
+    old = run.options("evaluate")
+    if any(old.get(k) != record.get(k) for k in _SAME): return {}
+    cells = cells_in(read_table(run/"outcomes.parquet"), read_table(run/"evaluation.csv"))
+    return _by_cell(cells[cells.family.isin(list(CORRUPTIONS))], old["models"], record["models"])
+
+def _by_cell(cells, old, new):
+    "Outcomes by cell, of the models that are the same ones; `old` and `new` give each name's hash"
+    named = {digest: name for name, digest in new.items()}
+    found = zip(cells.itertuples(), cells["index"])
+    return {(named[old[c.model]], c.perturbation, float(c.severity)): (index, c.wrong)
+            for c, index in found if old[c.model] in named}

@@ -17,8 +17,9 @@ from torch.utils.data import Dataset
 from .core import WrnbError, check_choice, check_range, check_whole, first_process, pick_device, wilson
 from .tables import COLUMNS, read_table, write_table
 from .runs import Run
-from .data import data_hash, images_of
+from .data import data_hash
 from .models import as_model, untouched, weights_hash
+from .named import model_and_images
 from .inference import InferenceModel, check_classifier, check_precision
 from .neighbors import NOISES, _BLOCK, _Scorer
 from .search import _Search, _find_weakest
@@ -116,8 +117,8 @@ def _save(run, scores):
 
 # %% ../nbs/28_scoring.ipynb #0fac7592
 def score_robustness(
-    model, # a fastai Learner, or an nn.Module from [0,1] pixels to logits
-    ds:Dataset=None, # images with labels; None takes the Learner's training images
+    model, # a fastai Learner, an nn.Module from [0,1] pixels to logits, or a name for `load_model`
+    ds:Dataset=None, # images with labels, or a name for `load_data`; None: the Learner's
     eps:float=0.1, # L-inf radius (uniform) or standard deviation (gaussian), [0,1] pixel units, above 0
     n_neighbors:int=None, # neighbours per image, from 1; None takes 50, with `top_k` 1 initially
     noise:str="uniform", # "uniform" or "gaussian"
@@ -136,7 +137,7 @@ def score_robustness(
 )->Scores:
     "Misprediction score per image, higher = weaker (arXiv 2509.19197); raises `WrnbError` on bad input"
     if n_neighbors is None: n_neighbors = 50 if top_k is None else 1
-    device, ds = pick_device(device), images_of(model, ds)
+    device, (model, ds) = pick_device(device), model_and_images(model, ds)
     options = _options(eps, n_neighbors, noise, seed, precision)
     asked = _given(top_k=top_k, budget=budget, recall=recall, tolerance=tolerance, certify=certify)
     search = _search(len(ds), options["n_neighbors"], noise, **asked)

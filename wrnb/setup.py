@@ -12,11 +12,14 @@ from dataclasses import asdict, dataclass, fields
 
 from fastcore.basics import patch
 from fastai.torch_core import set_seed
+import numpy as np
 from torch import nn
+from torch.utils.data import Dataset
 
 from .core import WrnbError, as_path, check_whole, this_process
 from .tables import write_atomic
 from .runs import Run
+from .image_sets import subset
 from .folders import load_data
 from .models import untouched
 from .sources import input_size
@@ -38,6 +41,7 @@ class Setup:
     limit:int=None # number of random training images to use; None: all
     test_limit:int=None # number of random test images to use; None: all
     test_share:float=None # share of each class to draw as test images, if the folder has none
+    select:int=None # number of random test images to choose fine-tuning's step by; no figure is of them
     mean:str|list=None # mean that the model normalises by: imagenet, cifar10, cifar100, half, or three numbers
     std:str|list=None # standard deviation, likewise; None: what the model, its file or the name of the mean says
     seed:int=0 # random seed
@@ -46,7 +50,7 @@ class Setup:
     def __post_init__(self):
         self.data, self.model = str(as_path(self.data)), _expand_checkpoint(self.model)
         self.seed = check_whole("seed", self.seed, 0)
-        for name in ("size", "limit", "test_limit"):
+        for name in ("size", "limit", "test_limit", "select"):
             value = getattr(self, name)
             if value is not None: setattr(self, name, check_whole(name, value, 1))
         self.mean, self.std = _statistics(self.mean), _statistics(self.std)
@@ -102,6 +106,27 @@ def _corrected(train, path):
     ds = apply_corrections(train, made)
     ds.origin = f"{train.origin or train.name}, corrected by {made.path} ({counts})"
     return ds
+
+# %% ../nbs/65_setup.ipynb #bd2884b4
+@patch
+def laid_aside(self:Setup,
+    test:Dataset, # all test images
+)->tuple: # images to choose by, or None; test images
+    "Part the images to choose by from the test images. Raise `WrnbError` if none are left"
+    if self.select is None: return None, test
+    if self.select >= len(test):
+        raise WrnbError(f"select={self.select} leaves none of the {len(test)} test images: give fewer")
+    order = np.random.default_rng([self.seed, 17]).permutation(len(test))
+    return tuple(subset(test, np.sort(part)) for part in np.split(order, [self.select]))
+
+@patch
+def check_all_are_measured(self:Setup,
+    folder:str, # of a corrupted set
+):
+    "Raise `WrnbError` if test images were laid aside: a corrupted set has them, too"
+    if self.select is None: return
+    raise WrnbError(f"{folder} may hold the images that select={self.select} laid aside: "
+                    "measure it in a run folder of its own")
 
 # %% ../nbs/65_setup.ipynb #bc1dfbfc
 @patch(as_prop=True)

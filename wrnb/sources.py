@@ -16,7 +16,8 @@ import torchvision
 
 from .core import WrnbError
 from .networks import MODELS
-from .models import STATS
+from .checkpoints import STATS
+from .zoo import network_of
 from .hub_models import hub_facts, hub_network
 
 # %% ../nbs/19_sources.ipynb #dbac563a
@@ -173,8 +174,10 @@ def _timm_config(name):
     return timm.get_pretrained_cfg(name)
 
 def _timm_names(config):
-    "The classes of timm's weights: ImageNet's names, or only numbers"
-    return _imagenet_names() if config.num_classes == len(WNIDS) else range(config.num_classes)
+    "The classes of timm's weights: ImageNet's names, those recorded with them, or only numbers"
+    if config.num_classes == len(WNIDS): return _imagenet_names()
+    names = list(getattr(config, "label_names", None) or ())
+    return names if len(names) == config.num_classes else range(config.num_classes)
 
 def _from_timm(name, pretrained=True):
     "A timm classifier"
@@ -242,10 +245,10 @@ def source_of(
     before, colon, rest = arch.partition(":")
     source = before + colon
     if not colon: source = rest = arch
-    if source not in SOURCES and arch not in MODELS:
+    if source not in SOURCES and network_of(arch) is None:
         known = ", ".join([*MODELS, "efficientnet_lite0", "torchvision:NAME, timm:NAME or hf:NAME"])
         raise WrnbError(f"model={name}: no such model; give one of {known}, "
-                        "each with or without @CHECKPOINT")
+                        "each with or without @CHECKPOINT (wrnb models lists more)")
     return source, rest
 
 # %% ../nbs/19_sources.ipynb #03027cd5

@@ -48,7 +48,7 @@ COLUMNS = dict(
     evaluation=_MEASURE,
     outcomes="model perturbation severity index wrong".split(),
     images="model index label margin confidence".split())
-_MORE_COLUMNS = dict(scores=["radius_l2"])  # that some runs have
+_MORE_COLUMNS = dict(scores=["radius_l2"], outcomes=["confidence"])  # that some runs have
 
 # %% ../nbs/03_tables.ipynb #e0ccc65d
 def _expected_columns(path, df):

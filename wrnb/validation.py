@@ -26,14 +26,17 @@ from .runs import Run
 from .images import indices
 from .image_sets import subset
 from .learners import images_of
+from .named import model_and_images, named_images
 from .data import data_hash
 from .models import as_model, untouched, weights_hash
 from .inference import check_classifier, check_precision
 from .weak import new_figure
 from .corruptions import CORRUPTIONS, corruptions
 from .attacks import attacks
-from .measurement import (
-    Clean, as_tuple, count_classes, measured, numbered_as, panel_of, warn_if_flat, warn_of_chance)
+from .estimation import design, images_per_cell
+from wrnb.measurement import (
+    Clean, as_tuple, count_classes, labels_in, measured, numbered_as, panel_of, warn_if_flat,
+    warn_of_chance)
 
 # %% ../nbs/46_validation.ipynb #d908f1f3
 def three_subsets(
@@ -177,22 +180,40 @@ def verdict(self:Validation)->str:
             f"(rule={self.rule})")
 
 # %% ../nbs/46_validation.ipynb #45d8679f
-def _row(panel, p, subset, ds):
-    "The row of one perturbation on one subset"
+def _row(panel, p, which, ds, index=None):
+    "The row of one perturbation on one subset, or on some of its images"
     name, = panel.models
     p = panel.fitted(p, name, ds)
+    if index is not None: ds = subset(ds, index)
     if p.family == "attack": wrong = panel.wrong_attacked(p, ds, attacked=name, asked=[name])
     else: wrong = panel.wrong(p, ds, attacked=name)
-    return measured(wrong[name], subset, name, p)
+    return measured(wrong[name], which, name, p)
+
+# %% ../nbs/46_validation.ipynb #6c6a744b
+def _cell(p): return p.family, p.name, float(p.severity)
+
+def _per_cell(per_cell, subsets, kinds):
+    "How many images of each subset a perturbation gets, at the most; None: all"
+    if per_cell is not None: return check_whole("per_cell", per_cell, 1)
+    n, side = max(map(len, subsets.values())), min(subsets["test"][0][0].shape[1:])
+    return images_per_cell(None, n, len(subsets)*len(kinds), 1, side)
+
+def _dealt(ds, kinds, per_cell, seed):
+    "Which of these images each perturbation gets: cell -> indices; a cell that is missing gets all"
+    cells = sorted(_cell(p) for p in kinds if p.family != "clean")
+    if per_cell is None or not cells: return {}
+    dealt = design(labels_in(ds), len(cells), min(per_cell, len(ds)), seed=[seed, 24])
+    return dict(zip(cells, dealt))
 
 # %% ../nbs/46_validation.ipynb #c72450fb
-def _measure(panel, subsets, kinds, folder):
+def _measure(panel, subsets, kinds, folder, per_cell=None):
     "All rows of validation.csv in order, each saved in `folder` as soon as it is measured"
     if any(p.family == "attack" for p in kinds): warn_if_flat(panel, subsets["weak"])
+    dealt = {s: _dealt(ds, kinds, per_cell, panel.seed) for s, ds in subsets.items()}
     parts = {f"{s}-{p.name}-{p.severity:g}": (s, p) for s in subsets for p in kinds}
     def compute(part):
-        subset, p = parts[part]
-        return pd.DataFrame([_row(panel, p, subset, subsets[subset])])
+        which, p = parts[part]
+        return pd.DataFrame([_row(panel, p, which, subsets[which], dealt[which].get(_cell(p)))])
     return in_parts(folder, list(parts), compute, "validating")
 
 # %% ../nbs/46_validation.ipynb #4937da5f
@@ -215,10 +236,10 @@ def _digest(values):
 
 # %% ../nbs/46_validation.ipynb #06bf04ff
 def validate(
-    model, # a fastai Learner, or an nn.Module from [0,1] pixels to logits
+    model, # a fastai Learner, an nn.Module from [0,1] pixels to logits, or a name for `load_model`
     weak:np.ndarray, # weak samples: indices from `Scores.weakest`, or a mask with one True or False per training image
-    ds:Dataset=None, # training images; None takes the Learner's
-    test:Dataset=None, # test images; None takes the Learner's validation images
+    ds:Dataset=None, # training images, or a name for `load_data`; None takes the Learner's
+    test:Dataset=None, # test images, or a name likewise; None takes the Learner's validation images
     perturbations:list=None, # perturbations to measure; None takes `all_perturbations()`
     rule:str|float="mean", # what makes a weakness: a key of `RULES`, or an error in [0, 1]
     name:str="base", # name of the model in the table
@@ -229,23 +250,26 @@ def validate(
     device:str="auto", # "auto", "cpu", "cuda", ...
     precision:str="fp32", # "fp32" or "bf16", of all answers but those to attacks, which have fp32
     compile:bool=False, # compile the model for these answers; changes the result by rounding alone
+    per_cell:int=None, # images per perturbation, in validation of each subset; None: all, if `PASSES` allows
 )->Validation:
     "What the model is weak to: errors on weak, random and test images (arXiv 2509.19197 section III)"
     _check_rule(rule)
     check_precision(precision)
     how = dict(seed=check_whole("seed", seed, 0), batch_size=check_whole("batch_size", batch_size, 1),
                workers=check_whole("workers", workers, 0), device=pick_device(device))
-    kinds, run, ds = _listed(perturbations), Run(out) if out else None, images_of(model, ds)
+    kinds, run, test = _listed(perturbations), Run(out) if out else None, named_images(test, model, "valid")
+    model, ds = model_and_images(model, ds)
     test = numbered_as(images_of(model, test, "valid"), ds.classes, "test=")
     subsets = three_subsets(ds, weak, test, how["seed"])
     validation = partial(Validation, rule=rule, model=model, ds=ds, test=test)
     with untouched(model):
         for images in (ds, test): check_classifier(model, images, how["device"])
         net = as_model(model).to(how["device"], memory_format=torch.channels_last)
-        options = dict(_identity(net, ds, weak, test, kinds), seed=how["seed"], precision=precision)
+        n = _per_cell(per_cell, subsets, kinds)
+        options = dict(_identity(net, ds, weak, test, kinds), seed=how["seed"], precision=precision, per_cell=n)
         if not run or run.claim("validate", options, how["device"]):
             panel = panel_of({str(name): net}, precision, compile, **how)
-            table = _measure(panel, subsets, kinds, run and run.parts("validate"))
+            table = _measure(panel, subsets, kinds, run and run.parts("validate"), n)
             warn_of_chance(table, {str(name): model}, count_classes(net, test, how["device"]))
             if not run: return validation(table)
             _finish(table, rule, run)

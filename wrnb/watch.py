@@ -17,6 +17,7 @@ from .weak import new_figure
 from .measurement import Clean, wrong_under
 from .averaging import interpolate
 from .guidance import by_type
+from .gains import Probing, factors_of, gains, middle_of
 
 # %% ../nbs/54_watch.ipynb #9498d259
 def _worse(base, now):
@@ -42,8 +43,11 @@ class GuideCallback(Callback):
         follow=None, # the guide's; None: shares stay what they are, besides the watch
         seed:int=0, # of the perturbations on the images that are watched
         rate:float=.3, # how fast the shares follow the loss, 0 to 1
+        probed:tuple=None, # training images and images apart to measure gains on; None: no gains
+        probing:Probing=Probing(), # how gains are measured
     ):
         self.term, self.base, self.part, self.seed, self.rate = term, base, part, seed, rate
+        self.probed, self.probing = probed, probing
         self.rule, self.start = follow, list(term.chances)
         self.types = [k.name for k in term.perturbations]
         self.moves = np.array([not hasattr(k, "eps") for k in term.perturbations])  # an attack's share stays
@@ -93,18 +97,11 @@ def _follow(self:GuideCallback, drawn, rise):
     self._set_shares()
 
 # %% ../nbs/54_watch.ipynb #c2981a41
-def _middle(kinds):
-    "One perturbation per type of corruption: its middle severity"
-    types = {}
-    for k in kinds:
-        if not hasattr(k, "eps"): types.setdefault(k.name, []).append(k)
-    return {name: sorted(own, key=lambda k: k.severity)[len(own)//2] for name, own in types.items()}
-
 @patch
 def _wrong(self:GuideCallback, net):
     "Which watched images this model gets wrong, clean and under each type"
     device = next(net.parameters()).device
-    kinds = dict(clean=Clean()) | _middle(self.term.perturbations)
+    kinds = dict(clean=Clean()) | middle_of(self.term.perturbations)
     def wrong(p): return wrong_under(p, {"": net}, self.part, seed=self.seed, device=device)[""]
     return {name: wrong(p) for name, p in kinds.items()}
 
@@ -120,6 +117,21 @@ def after_epoch(self:GuideCallback):
     equal = sum(np.array(s["shares"])[self.moves])/len(s["factors"])
     for name in s["factors"]:
         s["factors"][name] *= _factor(shares[name], equal, self.before[name], now[name], clean)
+    self._set_shares()
+
+# %% ../nbs/54_watch.ipynb #d0c8598f
+def _is_due(epoch, n_epoch, times):
+    "Is this one of the epochs, spread over the training, that so many probes come before?"
+    return epoch in {k*n_epoch//times for k in range(times)}
+
+@patch
+def before_train(self:GuideCallback):
+    "Let the shares follow the gains, if they are measured now"
+    if self.probed is None or not _is_due(self.epoch, self.n_epoch, self.probing.times): return
+    net, s = unwrapped(self.learn.model), self.state
+    seed = self.seed + self.epoch
+    found = gains(net, self.term.perturbations, *self.probed, self.probing, seed)
+    for name, factor in factors_of(found, self.probing.rate).items(): s["factors"][name] *= factor
     self._set_shares()
 
 # %% ../nbs/54_watch.ipynb #482afd6a

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from .corruptions import CORRUPTIONS
+from .corruptions import COUNTED
 from .benchmark import Evaluation
 from .loop import Loop
 from .findings import Findings, counted, as_words, listed, of_difference, with_interval
@@ -19,7 +19,7 @@ from .findings import Findings, counted, as_words, listed, of_difference, with_i
 # %% ../nbs/69_words.ipynb #933b3bfb
 def _perturbations(t):
     "The corruptions and attacks of a table in words"
-    corrupted, attacked = t[t.family.isin([*CORRUPTIONS, "c-bar"])], t[t.family == "white_box"]
+    corrupted, attacked = t[t.family.isin(COUNTED)], t[t.family == "white_box"]
     attacked = attacked[attacked.perturbation != "worst_case"]
     kinds = [(corrupted, "corruption", "severity"), (attacked, "attack", "radius")]
     named = [f"{counted(rows.perturbation.nunique(), kind)} at {counted(rows.severity.nunique(), step)}"
@@ -124,7 +124,7 @@ def exposure(self:Findings)->str: # empty if nothing was fine-tuned
     best = self.evaluation.best_model() if self.evaluation is not None else None
     if best is None: return ""
     seen, t = self.trained_against(best), self.evaluation.table
-    kinds = set(t.perturbation[t.family.isin([*CORRUPTIONS, "c-bar"])])
+    kinds = set(t.perturbation[t.family.isin(COUNTED)])
     kinds_seen = listed([as_words(name) for name in seen])
     against = f"{best} was trained {'against ' + kinds_seen if seen else 'without any of the perturbations'}"
     if not kinds: return against + "."
@@ -158,7 +158,7 @@ def limits(self:Findings)->list:
 
 def _about_corruptions(e):
     "Where the corrupted images are from"
-    if not e.table.family.isin([*CORRUPTIONS, "c-bar"]).any(): return "No corruptions were measured."
+    if not e.table.family.isin(COUNTED).any(): return "No corruptions were measured."
     if e.source != "made in memory": return f"The corrupted images were {e.source} ({e.kind})."
     return (f"The corrupted images were made in memory with the constants of {e.kind}; figures from the official "
             "files can differ by points.")
