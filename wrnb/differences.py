@@ -164,7 +164,7 @@ def verdict(self:Evaluation,
 @patch
 def _shown(self:Evaluation):
     "What is told apart, one line per model, and the errors with their intervals"
-    counts = self.outcomes is not None and self.table.family.isin([*CORRUPTIONS, "c-bar"]).any()
+    counts = self.outcomes is not None and self.table.family.isin(COUNTED).any()
     try: return self.verdict().splitlines() if counts else [], self.percent(intervals=True)
     except WrnbError as e: return [str(e)], self.table
 
