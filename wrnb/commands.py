@@ -23,9 +23,10 @@ def _import_rooms():
         import_module(f"wrnb.{room}")
 
 # %% ../nbs/76_commands.ipynb #bdd764d8
+_SIX = ["fgsm", "bim", "pgd", "r_fgsm", "mi_fgsm", "uap"]
 DEFAULTS = dict(
     other=dict(
-        model=None, eps=.1, attack_eps=[1, 2, 4, 8], guide_eps=2.,
+        model=None, eps=.1, attacks=_SIX, attack_eps=[1, 2, 4, 8], guide_eps=2.,
         base_epochs=30, base_lr=.1, bs=128, epochs=3),
     digits=dict(
         model="digits_net", eps=.3, attack_eps=[2, 4, 8, 16], guide_eps=8.,
