@@ -2,16 +2,19 @@
 import base64, io, json, re
 from html import unescape
 
+import pandas as pd
 import pytest
 from execnb.nbio import mk_cell, new_nb
 from nbdev.config import get_config
 from PIL import Image
 
+from helpers import ROOT
 from tools.links import check_links
 from tools.mend import mend_missing, mend_page, mend_style, with_mathml, with_whole_options
 from tools.overviews import GROUPS, SECTIONS, complete_search, constant_line, contents, grouped, sidebar
 from tools.pages import Pages, documentation, label, local_links
 from tools.readme import from_the_root
+from tools.results import bases_table, of_table
 from tools.site import build
 
 CFG = get_config()
@@ -292,3 +295,20 @@ def test_formulas_have_one_backslash():
         cells = [c for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "markdown"]
         formulas = [f for c in cells for f in re.findall(r"\$+[^$`]+\$+", "".join(c["source"]))]
         assert not [f for f in formulas if re.search(r"\\\\[a-zA-Z]", f)], path.name
+
+
+def test_the_first_page_of_the_results_has_the_figures_of_the_run_folders():
+    "Recomputed from evaluation.csv alone"
+    t = pd.read_csv(ROOT/"nbs/results/cifar100/evaluation.csv")
+    corrupted = t[t.family.isin(["noise", "blur", "weather", "digital"]) & (t.model == "reva")]
+    row = next(line for line in bases_table(ROOT).splitlines() if "cifar100" in line)
+    assert f"**{100*corrupted.error.mean():.1f}** (" in row.split("|")[-2]
+
+
+def test_a_table_of_bases_and_seeds_is_averaged(tmp_path):
+    rows = [dict(base="b", case="reva", seed=s, family=f, n=100, n_wrong=w)
+            for s, wrong in ((0, (10, 30, 50)), (1, (20, 40, 60)))
+            for f, w in zip(("clean", "noise", "c-bar"), wrong)]
+    pd.DataFrame(rows).to_csv(tmp_path/"recipe.csv")
+    assert list(of_table(tmp_path/"recipe.csv")) == [
+        dict(base="b", case="reva", clean=10., corrupted=30.), dict(base="b", case="reva", clean=20., corrupted=40.)]

@@ -8,6 +8,7 @@ from execnb.nbio import read_nb
 from nbdev.doclinks import nbglob
 
 from tools.pages import defined_names, page_name
+from tools.results import overview_rows
 
 SECTIONS = dict(  # folder: title, line, pages in the order of reading (others follow by name)
     tutorials=("Tutorials", "What to do with it, step by step",
@@ -104,7 +105,8 @@ def overview(folder, pages):
     title, line, _ = SECTIONS[folder]
     toc = "true" if folder == "reference" else "false"
     rows = [f"---\ntitle: {title}\ndescription: {line}\ntoc: {toc}\n---\n"]
-    if folder != "reference": rows += [f"- **[{name}](../{path})**: {summary}" for path, name, summary in pages]
+    if folder == "results": rows += overview_rows(pages, Path(__file__).resolve().parent.parent)
+    elif folder != "reference": rows += [f"- **[{name}](../{path})**: {summary}" for path, name, summary in pages]
     else:
         for group, rooms in grouped(pages).items():
             rows += [f"## {group}\n", *(line for page in rooms for line in room_lines(page)), ""]

@@ -239,6 +239,6 @@ def plot_types(self:Validation)->Figure:
     ax.axvline(100*self.split()["threshold"], color=_now["ink"], ls=":", lw=1, label="threshold")
     ax.set_yticks(y, [as_words(name) for name in errors.index])
     ax.set(ylim=(len(errors) - .4, -.6), xlim=(-3, 103), xlabel="mean error over severities (%)",
-           title="Weak to what is above the threshold")
+           title="Error of each type")
     _legend(fig, 2)
     return fig

@@ -81,7 +81,8 @@ class Findings:
 # %% ../nbs/68_findings.ipynb #145df021
 _WORDS = dict(
     corruption_error="corruption error", mce="mCE", relative_mce="relative mCE", white_box="white box",
-    jpeg_compression="JPEG compression", worst_case="worst case", clean="clean error")
+    jpeg_compression="JPEG compression", worst_case="worst case", clean="clean error",
+    fgsm="FGSM", bim="BIM", pgd="PGD", r_fgsm="R-FGSM", mi_fgsm="MI-FGSM", uap="UAP", autoattack="AutoAttack")
 
 def as_words(
     name:str, # of a perturbation, a figure or a column
@@ -180,8 +181,8 @@ def of_difference(
     d:Difference, # between two models
 )->str:
     "A paired difference in words, with its interval"
-    verdict = "told apart" if d.told_apart else "not told apart"
-    return f"{_points(d.value)} points (95 % {_points(d.low)} to {_points(d.high)}, paired; {verdict})"
+    chance = "" if d.told_apart else "; this may be chance"
+    return f"{_points(d.value)} points (95 % interval {_points(d.low)} to {_points(d.high)}{chance})"
 
 @patch
 def paired(self:Evaluation,

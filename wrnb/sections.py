@@ -114,11 +114,16 @@ def attacks_section(
     curves = _plot(f.run, "attacks", e.plot_attack_curves, "Error over the radius of the attacks")
     yield _beside(curves, [
         "The worst case counts an image if any of the attacks fools the model on it.",
-        "Solid lines are attacks on the model itself. The dashed line is the strongest attack that was made on the "
-        "base and shown to the fine-tuned model. It should be below the solid one; if not, the model hides its "
-        "gradients rather than being robust.", "Bands are 95 % intervals."])
+        _ABOUT_TRANSFER if e.best_model() else "", "Bands are 95 % intervals."])
     table = e.attacks().set_index("model")
+    table = table.assign(attack=table.attack.map(as_words))
+    for name in ("steps", "restarts"): table[name] = table[name].astype("Int64").astype(object)
     yield table_block(table, "Table: every attack and radius (%)")
+
+_ABOUT_TRANSFER = (
+    "Solid lines are attacks on the model itself. The dashed line is the strongest attack that was made on the "
+    "base and shown to the fine-tuned model. It should be below the solid one; if not, the model hides its "
+    "gradients rather than being robust.")
 
 def calibration_section(
     f:Findings, # whose run folder takes the figures
@@ -177,8 +182,9 @@ def _weak_classes(f, e):
     rows = class_pictures(f)
     if not rows: return
     models = [e.models[0], e.best_model()]
-    yield _text("One test image of each class that weak images are of, under the corruptions that the base is "
-                "weakest to, at severity 5, with the models' answers.")
+    which = "some classes" if f.scores is None else "each class that weak images are of"
+    yield _text(f"One test image of {which}, under the corruptions that the base is weakest to, at severity 5, "
+                "with the models' answers.")
     yield dict(kind="classes", rows=rows, models=models)
 
 # %% ../nbs/72_sections.ipynb #316afa8a
@@ -223,9 +229,9 @@ def _kind(text):
 def _how_trained(run, stage):
     "The options of one strategy that a reader asks for, as text"
     options, record = run.options(stage), run.record(stage)
-    keys = ("epochs", "lr", "bs", "protocol", "guide", "clean_budget")
+    keys = ("epochs", "lr", "protocol", "guide", "clean_budget")
     row = {k: str(options[k]) for k in keys if options.get(k) is not None}
-    if "alpha" in record: row["step from the base (alpha)"] = f"{record['alpha']:g}"
+    if "alpha" in record: row["alpha"] = f"{record['alpha']:g}"
     return row | dict(minutes=run.minutes(stage))
 
 def _fine_tuning(f):

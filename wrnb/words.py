@@ -56,13 +56,15 @@ def weak_to(self:Evaluation)->str:
     "What the base is weak to, in a sentence or two"
     base, parts = self.models[0], []
     if "corruption_error" in self.headlines():
-        kinds = [f"{as_words(name)} ({error:.0f} % wrong)" for name, error in self.weakest_kinds().items()]
+        kinds = [f"{as_words(name)} ({error:.0f} %)" for name, error in self.weakest_kinds().items()]
         error = with_interval(self.in_percent(base, "corruption_error"))
-        parts.append(f"The base has a corruption error of {error} and is weakest to {listed(kinds)}.")
+        who = "The base has a" if self.models[1:] else "Its"
+        what = f"{who} corruption error {'of' if self.models[1:] else 'is'} {error}"
+        parts.append(f"{what}. It errs most under {listed(kinds)}.")
     if self.headline_radius():
         radius = self.headline_radius().split()[-1]
         fooled = self.in_percent(base, self.headline_radius())[0]
-        parts.append(f"Attacks of radius {radius} fool it on {fooled:.0f} % of the images.")
+        parts.append(f"Under attacks of radius {radius} it is wrong on {fooled:.0f} % of the images.")
     if not parts: parts = [f"Its clean error is {with_interval(self.in_percent(base, 'clean'))}."]
     return " ".join(parts)
 
@@ -72,12 +74,12 @@ def _change(evaluation, model, what):
     before, after = (evaluation.in_percent(m, what)[0] for m in (evaluation.models[0], model))
     d = evaluation.paired(what, model)
     if d is None: return f"from {before:.1f} to {after:.1f} %"
-    return f"from {before:.1f} to {after:.1f} %, {of_difference(d)}"
+    return f"from {before:.1f} to {after:.1f} %, by {of_difference(d)}"
 
 def _named(what):
     "A figure in a sentence: the worst case of the attacks has its radius behind it"
     words = as_words(what)
-    return f"worst case of the attacks ({words.split()[-1]})" if words.startswith("worst case") else words
+    return f"error under attack ({words.split()[-1]})" if words.startswith("worst case") else words
 
 @patch
 def what_changed(self:Evaluation)->str: # empty if there is only the base
@@ -85,8 +87,9 @@ def what_changed(self:Evaluation)->str: # empty if there is only the base
     best, what = self.best_model(), [n for n in self.headlines() if n != "clean"]
     if best is None: return ""
     if not what: return f"Fine-tuning ({best}) was measured on clean images alone."
-    changes = [f"the {_named(name)} went {_change(self, best, name)}" for name in what]
-    return f"With fine-tuning ({best}) {', and '.join(changes)}."
+    changes = [f"the {_named(name)} went {_change(self, best, name)}." for name in what]
+    which = f"After fine-tuning ({best})" if len(self.models) < 3 else f"With {best}, the best of the copies,"
+    return f"{which} {' The'.join(c.removeprefix('the') if k else c for k, c in enumerate(changes))}"
 
 @patch
 def what_it_cost(self:Evaluation)->str: # empty if there is only the base, or no clean error
@@ -122,10 +125,11 @@ def exposure(self:Findings)->str: # empty if nothing was fine-tuned
     if best is None: return ""
     seen, t = self.trained_against(best), self.evaluation.table
     kinds = set(t.perturbation[t.family.isin(COUNTED)])
-    against = f"{best} was trained against {listed(seen) if seen else 'no kind of perturbation in particular'}"
+    kinds_seen = listed([as_words(name) for name in seen])
+    against = f"{best} was trained {'against ' + kinds_seen if seen else 'without any of the perturbations'}"
     if not kinds: return against + "."
     known, kinds_in_words = len(kinds & set(seen)) or "none", counted(len(kinds), "corruption")
-    return f"{against}, and {known} of the {kinds_in_words} in the test had been seen in training."
+    return f"{against}; {known} of the {kinds_in_words} of the test had been seen in training."
 
 # %% ../nbs/69_words.ipynb #fe457895
 def _only_a_part(setup):
@@ -139,7 +143,7 @@ def _attacks_run(t):
     "Which attacks there were"
     names = sorted(set(t.perturbation[t.family == "white_box"]) - {"worst_case"})
     if not names: return "No attacks were measured."
-    return f"Attacks: {', '.join(names)}. A stronger attack may find more."
+    return f"Attacks: {', '.join(map(as_words, names))}. A stronger attack may find more."
 
 @patch
 def limits(self:Findings)->list:
@@ -180,11 +184,21 @@ def not_done(self:Findings)->list:
     return [name for name, is_done in stages.items() if not is_done]
 
 @patch
+def what_was_scored(self:Findings)->str: # empty if nothing was
+    "How many training images are wrong, and how many more with a little noise"
+    if self.scores is None: return ""
+    t, options = self.scores.table, self.scores.options
+    wrong, weak = int((~t.clean_correct).sum()), int((t.clean_correct & (t.n_wrong > 0)).sum())
+    noise = f"at least one noisy copy ({options['noise']} noise, eps {options['eps']:g})"
+    return f"Of {counted(len(t), 'training image')} it gets {wrong:,} wrong, and of {weak:,} others {noise}."
+
+@patch
 def paragraph(self:Findings)->list: # sentences
     "The first paragraph of the page"
     e, missing = self.evaluation, self.not_done()
     about = [] if e is None else [e.weak_to(), e.what_changed(), e.what_it_cost(), self.exposure()]
+    if e is None: about = [self.what_was_scored()]
     if e is None and self.validation is not None:
-        about = [f"On the weak samples the base is {self.validation.verdict()}."]
-    rest = f"This run has no {listed(missing)}." if missing else ""
+        about.append(f"On the weak samples the base is {self.validation.verdict()}.")
+    rest = f"Not part of this run: {listed(missing)}." if missing else ""
     return [s for s in (self.what_was_measured(), *about, rest) if s]

@@ -12,4 +12,3 @@ for (const table of document.querySelectorAll("table.sortable")) {
     body.append(...(up ? rows : rows.reverse()));
   }));
 }
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(d => d.open = true));
