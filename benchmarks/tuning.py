@@ -47,7 +47,7 @@ BASES = dict(
                       transforms=(random_crop,)),
     resnet20=Source("cifar10", 10, "resnet20@resnet20-cifar10.th"),
     pgd=Source("cifar10", 10, "resnet20@cifar10-resnet20-pgd.pth"),
-    cifar100=Source("cifar100", 100, "resnet20@cifar100-resnet20.pth"),
+    cifar100=Source(str(DATA/"cifar100-sample"), 100, "resnet20@cifar100-resnet20.pth"),
     lite0=Source(str(DATA/"imagenette-sample"), 10, "efficientnet_lite0"))
 
 

@@ -1,5 +1,5 @@
 """The same slips through other doors: what was repaired once is tried with siblings of each case."""
-import copy, random, warnings
+import random, warnings
 
 import matplotlib.pyplot as plt
 import numpy as np

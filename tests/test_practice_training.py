@@ -2,7 +2,6 @@
 import random, warnings
 from collections import namedtuple
 from functools import partial
-from pathlib import Path
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt

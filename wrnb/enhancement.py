@@ -92,17 +92,17 @@ def _labels(ds):
 # %% ../nbs/56_enhancement.ipynb #d4dd1529
 _ALPHAS = [round(.05*k, 2) for k in range(20, -1, -1)]
 
-def _rise(before, after):
-    "How much more is wrong than before, less what may be chance: 1.645 standard errors, at most 1.5 points"
+def _rise(before, after, slack=.015):
+    "How much more is wrong than before, less what may be chance: 1.645 standard errors, at most `slack`"
     rise = after.astype(float) - before
-    return rise.mean() - min(1.645*rise.std()/len(rise)**.5, .015)
+    return rise.mean() - min(1.645*rise.std()/len(rise)**.5, slack)
 
-def _chosen_alpha(base, tuned, part, budget, device):
+def _chosen_alpha(base, tuned, part, budget, device, slack=.015):
     "The largest step from base to tuned of which these images do not show a rise above the budget (points)"
     if not len(part): return 1.
     def wrong(net): return wrong_under(Clean(), {"": net}, part, device=device)[""]
     before = wrong(base)
-    def fits(alpha): return _rise(before, wrong(interpolate(base, tuned, alpha))) <= budget/100
+    def fits(alpha): return _rise(before, wrong(interpolate(base, tuned, alpha)), slack) <= budget/100
     return next(alpha for alpha in _ALPHAS if not alpha or fits(alpha))
 
 # %% ../nbs/56_enhancement.ipynb #2811e6d8
@@ -176,7 +176,9 @@ def _term_of(terms):
 def _stepped_back(learn, base, part, record, device):
     "The Learner's model, brought back towards the base as far as the clean error asks for; returns alpha"
     alpha = record["alpha"]
-    if alpha is None: alpha = _chosen_alpha(base, learn.model, part, record["clean_budget"], device)
+    if alpha is None:
+        slack = .015 if record["select"] is None else 0.  # images that the base has not seen are no upper guess
+        alpha = _chosen_alpha(base, learn.model, part, record["clean_budget"], device, slack)
     if alpha < 1: learn.model.load_state_dict(interpolate(base, learn.model, alpha).state_dict())
     return alpha
 
@@ -230,7 +232,7 @@ def _handed_back(twin, learn):
 # %% ../nbs/56_enhancement.ipynb #36d2f5cf
 def _callbacks(plan, drawn, base, images, pace):
     "The callbacks of a fine-tuning: terms, head first, and for `reva` its guide"
-    s, (ds, part) = plan.settings, images
+    s, (ds, _) = plan.settings, images
     terms = STRATEGIES[plan.strategy](*drawn, s["eps"], _is_large(ds), plan.recipe)
     cbs = [TermsCallback(terms, plan.transforms), HeadFirstCallback(s["head_epochs"])]
     if pace.keep_statistics: cbs.append(KeepStatisticsCallback())

@@ -19,7 +19,6 @@ from .core import check_range, check_whole
 from .image_sets import batches
 from .models import logits_in, untouched
 from .terms import Perturbed
-from .guidance import _floored
 
 # %% ../nbs/53b_gains.ipynb #29ef2145
 @dataclass(frozen=True)
