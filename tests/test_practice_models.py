@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from wrnb.core import WrnbError
 from wrnb.data import ImageSet, load_data
 from wrnb.inference import InferenceModel, check_classifier, check_outputs, logits_of
-from wrnb.models import STATS, PixelModel, as_model, load_weights, logits_in, save_weights, untouched, weights_hash
+from wrnb.models import STATS, PixelModel, load_weights, logits_in, save_weights, untouched, weights_hash
 from wrnb.networks import MODELS, CifarResNet
 from wrnb.pretrained import knows_classes, load_model, match_classes, warn_if_chance
 from wrnb.sources import SOURCES, fit_heads
