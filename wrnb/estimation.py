@@ -235,7 +235,9 @@ class Estimate:
 # %% ../nbs/46_estimation.ipynb #96e9e8ff
 def _interval(value, variance, is_share, n_pairs):
     "95 % interval: Wilson's for a share, with as many images as give this variance; normal for a difference"
-    if not is_share: return value - 1.96*variance**.5, value + 1.96*variance**.5
+    if not is_share:
+        half = 1.96*variance**.5 if variance > 0 else wilson(0, max(n_pairs, 1))[1]
+        return value - half, value + half
     value = min(max(value, 0.), 1.)
     n = value*(1 - value)/variance if variance > 0 and 0 < value < 1 else n_pairs
     low, high = wilson(value, max(n, 1))
@@ -298,13 +300,14 @@ def _is_share(weight, y):
 def figure(
     pairs:Pairs, # the outcomes
     weight:np.ndarray=None, # of each cell, [C]; None: the mean over cells
+    share:bool=True, # are they errors, and not differences of errors?
 )->Estimate:
     "A weighted sum over cells of the mean outcome, with its interval"
     cells = len(pairs.n)
     weight = np.full(cells, 1/cells) if weight is None else np.asarray(weight, float)
     counted, value = (weight != 0)[pairs.cell], float((weight*pairs.means).sum())
     variance, exact = pairs.variance(pairs.weighted(weight), weight), _is_exact(pairs, weight)
-    is_share = _is_share(weight, pairs.y)
+    is_share = share and _is_share(weight, pairs.y)
     low, high = (value, value) if exact else _interval(value, variance, is_share, counted.sum())
     n_images = len(np.unique(pairs.image[counted]))
     return Estimate(value, low, high, variance**.5, n_images=n_images, n_pairs=int(counted.sum()),

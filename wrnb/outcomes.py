@@ -183,7 +183,8 @@ def total(self:Outcomes,
     rows:pd.DataFrame, # family, perturbation, severity, weight: the cells
 )->Estimate:
     "Weighted sum of the errors of several models on the same images, with its interval"
-    return figure(*self._pairs_and_weights(rows, scale))
+    is_error = min(scale.values()) >= 0  # a difference can be above 0 everywhere, and is none yet
+    return figure(*self._pairs_and_weights(rows, scale), share=is_error)
 
 @patch
 def error(self:Outcomes,
