@@ -14,7 +14,7 @@ SECTIONS = dict(  # folder: title, line, pages in the order of reading (others f
     tutorials=("Tutorials", "What to do with it, step by step",
                "own_learner torchvision_folder morning reading_report reproduce scale"),
     results=("Results", "What it does on real data, how sure that is, and how to do it again",
-             "cifar10 cifar100 imagenet weak_vs_random guided_vs_unguided weak_samples people "
+             "cifar10 cifar100 imagenet weak_vs_random guided_vs_unguided recipe weak_samples people "
              "evidence field corruptions attacks scoring peers"),
     reference=("Reference", "Every room of the package and what it gives", ""))
 GROUPS = {  # group of rooms: its rooms, from left to right

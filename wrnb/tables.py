@@ -47,6 +47,7 @@ COLUMNS = dict(
     validation=_MEASURE,
     evaluation=_MEASURE,
     outcomes="model perturbation severity index wrong".split(),
+    shifts="set model classes n n_wrong error low high".split(),
     images="model index label margin confidence".split())
 _MORE_COLUMNS = dict(scores=["radius_l2"], outcomes=["confidence"])  # that some runs have
 
