@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['IMAGENET_STATS', 'normalisation', 'logits_in', 'PixelModel', 'part_of', 'load_weights', 'load_state', 'save_weights',
-           'weights_hash', 'as_model', 'from_learner', 'untouched', 'check_logits', 'STATS']
+           'weights_hash', 'as_model', 'from_learner', 'untouched', 'check_logits']
 
 # %% ../nbs/19_models.ipynb #676f6840
 import hashlib, pickle, random, re, struct, warnings
@@ -24,9 +24,6 @@ from .late import is_a
 from .core import WrnbError, as_path, check_choice
 from .tables import write_atomic
 from .checkpoints import STATS, by_our_names, check_shapes, first_of, is_plain, state_in
-
-# %% ../nbs/19_models.ipynb #b058c539
-_all_ = ["STATS"]
 
 # %% ../nbs/19_models.ipynb #f8a2ee0b
 IMAGENET_STATS = STATS["imagenet"]
