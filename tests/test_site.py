@@ -306,9 +306,10 @@ def test_the_first_page_of_the_results_has_the_figures_of_the_run_folders():
 
 
 def test_a_table_of_bases_and_seeds_is_averaged(tmp_path):
-    rows = [dict(base="b", case="reva", seed=s, family=f, n=100, n_wrong=w)
+    rows = [dict(base="b", model="reva", seed=s, family=f, error=w/100)
             for s, wrong in ((0, (10, 30, 50)), (1, (20, 40, 60)))
             for f, w in zip(("clean", "noise", "c-bar"), wrong)]
     pd.DataFrame(rows).to_csv(tmp_path/"recipe.csv")
     assert list(of_table(tmp_path/"recipe.csv")) == [
-        dict(base="b", case="reva", clean=10., corrupted=30.), dict(base="b", case="reva", clean=20., corrupted=40.)]
+        dict(base="b, protocol all", case="reva", clean=clean, corrupted=corrupted)
+        for clean, corrupted in ((10., 30.), (20., 40.))]

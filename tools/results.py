@@ -50,13 +50,13 @@ def of_runs(folder):
 
 
 def of_table(file):
-    "The same of a table in benchmarks/ with one row per base, case, seed and perturbation"
-    t = pd.read_csv(file)
-    t = t.assign(error=100*t.n_wrong/t.n)
-    corrupted = t[t.family.isin(list(CORRUPTIONS))].groupby(["base", "case", "seed"]).error.mean()
-    clean = t[t.family == "clean"].groupby(["base", "case", "seed"]).error.mean()
-    for (base, case, seed), error in corrupted.items():
-        yield dict(base=base, case=case, clean=clean.get((base, case, seed)), corrupted=error)
+    "The same of a table in benchmarks/ with one row per base, model, seed, perturbation and severity"
+    t, by = pd.read_csv(file), ["base", "model", "seed"]
+    corrupted = 100*t[t.family.isin(list(CORRUPTIONS))].groupby(by).error.mean()
+    clean = 100*t[t.family == "clean"].groupby(by).error.mean()
+    for (base, model, seed), error in corrupted.items():
+        name = f"{base.replace('_', ' ')}, protocol all"
+        yield dict(base=name, case=model, clean=clean.get((base, model, seed)), corrupted=error)
 
 
 def _cell(own):
@@ -67,7 +67,7 @@ def _cell(own):
 def bases_table(root):
     "Corruption error of every base and strategy that was measured, as Markdown"
     rows = list(of_runs(root/"nbs"/"results"))
-    recipe = root/"benchmarks"/"recipe.csv"
+    recipe = root/"benchmarks"/"recipe_cells.csv"
     if recipe.is_file(): rows += of_table(recipe)
     t = pd.DataFrame(rows)
     known = [name for name in STRATEGIES if (t.case == name).any()]
