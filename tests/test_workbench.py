@@ -208,8 +208,11 @@ def browser(tmp_path_factory):
 
 
 def until(browser, condition, seconds=60):
+    "Wait; the page may put new elements in place of those that were just found"
+    from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
     from selenium.webdriver.support.ui import WebDriverWait
-    return WebDriverWait(browser, seconds, poll_frequency=.1).until(condition)
+    passing = NoSuchElementException, StaleElementReferenceException
+    return WebDriverWait(browser, seconds, poll_frequency=.1, ignored_exceptions=passing).until(condition)
 
 
 def shown(browser, css): return [e for e in browser.find_elements("css selector", css) if e.is_displayed()]
@@ -217,9 +220,12 @@ def shown(browser, css): return [e for e in browser.find_elements("css selector"
 
 def click(browser, words):
     "Click the button that says this"
-    button = next(b for b in shown(browser, ".jp-OutputArea button") if b.text.startswith(words))
-    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
-    button.click()
+    def press(browser):
+        button = next(b for b in shown(browser, ".jp-OutputArea button") if b.text.startswith(words))
+        browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", button)
+        button.click()
+        return True
+    until(browser, press)
 
 
 def screenshot(browser, name):
