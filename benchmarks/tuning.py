@@ -15,7 +15,7 @@ from wrnb.benchmark import evaluate
 from wrnb.differences import pool
 from wrnb.enhancement import enhance, equal_epochs, passes
 from wrnb.folders import load_data
-from wrnb.gains import Probing, probe_passes
+from wrnb.gains import probes_per_image
 from wrnb.guidance import guidance
 from wrnb.image_sets import limited, subset
 from wrnb.pretrained import load_model
@@ -124,7 +124,7 @@ def cost(base, strategy, more):
     own = passes(strategy, more.get("attack_share", .1))*equal_epochs(strategy, base.a.epochs)
     if more.get("guide") != "gain": return own
     kinds, _ = guidance(None, more.get("protocol", "all"), guide="gain")
-    return own + min(Probing().times, base.a.epochs)*probe_passes(kinds)/len(base.train)
+    return own + probes_per_image(kinds, len(base.train), base.a.epochs)
 
 
 def with_seed(base, cases, seed, keep):

@@ -39,7 +39,7 @@ from .heads import HeadFirstCallback
 from .fine_tuning import Gentle, KeepStatisticsCallback, gentle
 from .averaging import TradeOff, average, interpolate, trade_off
 from .guidance import GUIDES, PROTOCOLS, Guide, by_type, exposure, guidance, guiding_types, weakness
-from .gains import Probing, gains, probe_passes
+from .gains import Probing, gains, probes_per_image
 from .watch import GuideCallback, _outcome, plot_guide
 from .strategies import Recipe, STRATEGIES, _is_large, equal_epochs, passes
 
@@ -242,8 +242,7 @@ def _callbacks(plan, drawn, base, images, pace):
 def _probe_cost(plan, drawn, n):
     "Passes per image that the guide's probes cost, if it has any"
     if plan.strategy != "reva" or not GUIDES[plan.settings["guide"]].probes: return {}
-    times = min(Probing().times, plan.settings["epochs"])
-    return dict(probe_passes=round(times*probe_passes(drawn[0])/n, 3))
+    return dict(probe_passes=round(probes_per_image(drawn[0], n, plan.settings["epochs"]), 3))
 
 def _guide_of(plan, term, base, images):
     "The callback that draws what the guide says, and watches each type"

@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 from .core import WrnbError, check_range, check_whole
 from .tables import in_parts
 from .images import as_images, classes_of
-from .image_sets import subset
+from .image_sets import side_of, subset
 from .learners import class_order, images_of
 from .data import data_hash
 from .models import as_model, logits_in, weights_hash
@@ -121,12 +121,6 @@ def _stored_cells(test, severities, families):
         if families and family not in families: continue
         cells += [(Clean(name, family, s), partial(test.images, name, s)) for s in severities]
     return cells
-
-def side_of(
-    images:Dataset, # all of one size
-)->int: # in pixels
-    "The shorter side of the images"
-    return min(images[0][0].shape[1:])
 
 def cells_of(
     test:Dataset, # images, or a `CorruptedSet`

@@ -117,3 +117,12 @@ def probe_passes(
     "What it costs to measure the gains once"
     types = len(middle_of(kinds))
     return (types + 1)*(2*probing.steps*probing.bs + types*probing.n/3)
+
+def probes_per_image(
+    kinds:list, # perturbations
+    n:int, # number of training images
+    epochs:int, # of the training
+    probing:Probing=Probing(), # how gains are measured
+)->float:
+    "The passes of all probes of a training, for each image"
+    return min(probing.times, epochs)*probe_passes(kinds, probing)/n

@@ -125,6 +125,13 @@ def limited(
     if limit >= len(ds): return ds
     return subset(ds, np.sort(np.random.default_rng(seed).permutation(len(ds))[:limit]))
 
+# %% ../nbs/10_image_sets.ipynb #f90dc9b4
+def side_of(
+    images:Dataset, # all of one size
+)->int: # in pixels
+    "The shorter side of the images"
+    return min(images[0][0].shape[1:])
+
 # %% ../nbs/10_image_sets.ipynb #fe6bf28e
 def _collate(items):
     "One tensor of pixels and one of labels from a list of pairs"

@@ -15,15 +15,15 @@ from .core import WrnbError, check_choice, check_range, first_process, print_lin
 from .tables import read_table
 from .runs import Run
 from .images import as_images
-from .corruptions import CORRUPTIONS
+from .image_sets import side_of
+from .corruptions import CORRUPTIONS, SETS
 from .estimation import DESIGNS, images_per_cell
 from .outcomes import cells_in
 from .measurement import numbered_as, warn_if_flat
-from .corruptions import SETS
 from .corrupted_sets import FIFTEEN
 from .evaluation import (
     Sampling, attack_parts, clean_parts, corruption_parts, first_images, gathered, joined,
-    known_classes, measure, side_of)
+    known_classes, measure)
 
 # %% ../nbs/68_rounds.ipynb #671d7099
 FIRST_ROUND = 50  # images per cell to begin with, if `half_width` says when to end

@@ -24,7 +24,7 @@ from .core import WrnbError, check_range, check_whole, first_process, pick_devic
 from .tables import in_parts, read_json, read_table, write_atomic, write_table
 from .runs import Run
 from .images import indices
-from .image_sets import subset
+from .image_sets import side_of, subset
 from .learners import images_of
 from .named import model_and_images, named_images
 from .data import data_hash
@@ -195,8 +195,8 @@ def _cell(p): return p.family, p.name, float(p.severity)
 def _per_cell(per_cell, subsets, kinds):
     "How many images of each subset a perturbation gets, at the most; None: all"
     if per_cell is not None: return check_whole("per_cell", per_cell, 1)
-    n, side = max(map(len, subsets.values())), min(subsets["test"][0][0].shape[1:])
-    return images_per_cell(None, n, len(subsets)*len(kinds), 1, side)
+    n = max(map(len, subsets.values()))
+    return images_per_cell(None, n, len(subsets)*len(kinds), 1, side_of(subsets["test"]))
 
 def _dealt(ds, kinds, per_cell, seed):
     "Which of these images each perturbation gets: cell -> indices; a cell that is missing gets all"
