@@ -6,8 +6,9 @@
 
 As guided.py, with its bases and columns. Cases: `base`; the six strategies, each with at least as
 many passes as REVa, and as `NAME, alpha 1` without the step back to the base; REVa without one of
-its pieces; and REVa with weak images more often (`half weak`: half of the training images are the
-weakest tenth, again and again). Differences are to the base and to `reva`. Writes
+its pieces; `reva, extra`, trained on the four extra corruptions alone; and REVa with weak images
+more often (`half weak`: half of the training images are the weakest tenth, again and again).
+Differences are to the base and to the first of --only, which is `reva`. Writes
 benchmarks/recipe.csv and recipe_cells.csv.
 """
 from pathlib import Path
@@ -18,6 +19,7 @@ from wrnb.enhancement import Recipe, STRATEGIES
 CASES = {name: (name, {}) for name in ("reva", *(s for s in STRATEGIES if s != "reva"))} | {
     "reva, alpha 1": ("reva", dict(alpha=1.)),
     "augmix, alpha 1": ("augmix", dict(alpha=1.)),
+    "reva, extra": ("reva", dict(protocol="extra")),
     "uniform shares": ("reva", dict(guide="uniform")),
     "online shares": ("reva", dict(guide="online")),
     "no consistency of the perturbed view": ("reva", dict(recipe=Recipe(together=False))),
@@ -31,7 +33,7 @@ CASES = {name: (name, {}) for name in ("reva", *(s for s in STRATEGIES if s != "
 
 def main():
     a = options(__doc__, Path(__file__).with_suffix(".csv"), CASES)
-    for name in a.bases: study(name, {case: CASES[case] for case in a.only}, a, "reva", a.csv)
+    for name in a.bases: study(name, {case: CASES[case] for case in a.only}, a, a.only[0], a.csv)
     show_figures(a.csv)
 
 
