@@ -4,8 +4,8 @@
                                 [--protocol all] [--seeds 0 1 2] [--epochs 5] [--limit 5000] [--test-limit 2000]
                                 [--per-cell 300] [--device cuda] [--keep RUNS]
 
---models is a folder with resnet20-cifar10.th, cifar10-resnet20-pgd.pth and cifar100-resnet20.pth;
-the base digits_net is trained here, lite0 comes from its package. Each fine-tuned model and its
+--models is a folder with the files that `BASES` of tuning.py names; the base digits_net is trained
+here, lite0 comes from its package. Each fine-tuned model and its
 base are measured on the same test images, which chose nothing: clean, the 15 corruptions, C-bar,
 and PGD-10 on itself; with --per-cell, each corruption and severity gets so many of them by the
 spread design. Writes benchmarks/guided.csv, a row per base, case and figure with its 95 %

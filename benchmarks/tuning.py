@@ -46,8 +46,10 @@ BASES = dict(
     digits_net=Source("digits", 10, "digits_net", radius=.3, eps=8., bs=64, select=0.,
                       transforms=(random_crop,)),
     resnet20=Source("cifar10", 10, "resnet20@resnet20-cifar10.th"),
+    resnet20_b=Source("cifar10", 10, "resnet20@cifar10-resnet20-b.pth"),
     pgd=Source("cifar10", 10, "resnet20@cifar10-resnet20-pgd.pth"),
     cifar100=Source(str(DATA/"cifar100-sample"), 100, "resnet20@cifar100-resnet20.pth"),
+    cifar100_56=Source(str(DATA/"cifar100-sample"), 100, "resnet56@cifar100-resnet56.pth"),
     lite0=Source(str(DATA/"imagenette-sample"), 10, "efficientnet_lite0"))
 
 
