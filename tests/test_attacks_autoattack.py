@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from wrnb import autoattack
 from wrnb.attacks import ATTACKS, AutoAttack, worst_case
 from wrnb.benchmark import evaluate
 from wrnb.core import WrnbError
@@ -54,7 +55,9 @@ def few(authors, steps, n_queries):
 
 
 @pytest.mark.parametrize("version, n_classes", [("standard", 10), ("standard", 23), ("plus", 10), ("rand", 10)])
-def test_the_pixels_of_the_authors_code(version, n_classes, Authors):
+def test_the_pixels_of_the_authors_code(version, n_classes, Authors, monkeypatch):
+    "Both go on with an image that is fooled, since the authors' code gives the last image that fooled the model"
+    monkeypatch.setattr(autoattack, "_leaving_early", lambda part: part)
     net, x, y = network(n_classes)
     for eps in (EPS,) if version == "plus" else (.5/255, EPS):
         ours = AutoAttack(eps, version=version, **FEW)(net, x, y, seed=3)
@@ -62,6 +65,23 @@ def test_the_pixels_of_the_authors_code(version, n_classes, Authors):
         assert (ours - theirs).abs().max() < 1e-6
         wrong = net(ours).argmax(1) != y
         assert wrong[2:].any() and not wrong.all(), "an attack that fools all or none of them compares nothing"
+
+
+@pytest.mark.parametrize("n_classes", [10, 23])
+@pytest.mark.parametrize("eps", [.25/255, .5/255, EPS, 4*EPS])
+def test_leaving_early_fools_the_same_images_with_fewer_passes(eps, n_classes, Authors):
+    net, x, y = network(n_classes)
+    passes = []
+    hook = net.register_forward_pre_hook(lambda _, args: passes.append(len(args[0])))
+    ours = AutoAttack(eps, **FEW)(net, x, y, seed=3)
+    asked = sum(passes)
+    passes.clear()
+    theirs = pixels_of(few(Authors(net, eps=eps, norm="Linf", version="standard", seed=3), **FEW), x, y)
+    more = sum(passes)
+    hook.remove()
+    wrong, expected = (net(adv).argmax(1) != y for adv in (ours, theirs))
+    assert torch.equal(wrong, expected) and (ours - x).abs().max() <= eps + 1e-6
+    assert asked < (.5 if wrong.all() else 1)*more
 
 
 def test_in_l2(case, Authors):

@@ -356,6 +356,19 @@ def test_the_page_can_be_read(theme, width, page, run, browser):
 
 
 @needs_browser
+def test_paper_is_white_for_those_who_read_in_the_dark(page, run, browser):
+    look(browser, run/"report.html", 1280, "dark")
+    def ground(): return browser.execute_script("return getComputedStyle(document.body).backgroundColor")
+    def sources(): return browser.execute_script("return [...document.images].map(i => i.currentSrc.slice(-99))")
+    dark, on_screen = ground(), sources()
+    dark_still = dict(media="print", features=[dict(name="prefers-color-scheme", value="dark")])
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dark_still)
+    try:
+        assert luminance(dark) < .5 < luminance(ground()) and sources() != on_screen
+    finally: browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(media=""))
+
+
+@needs_browser
 def test_a_table_is_sorted_by_a_click(page, run, browser):
     look(browser, run/"report.html", 1280, "light")
     browser.execute_script("document.querySelectorAll('details').forEach(d => d.open = true)")

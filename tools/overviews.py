@@ -25,7 +25,7 @@ GROUPS = {  # group of rooms: its rooms, from left to right
         "folding inference callbacks together training",
     "Weak samples": "neighbors search scoring weak corrections",
     "Perturbations":
-        "splines exchange c_bar arrays corruptions imagecorruptions transforms attacks "
+        "splines exchange c_bar arrays corruptions imagecorruptions transforms autoattack attacks "
         "closeups shelf workbench",
     "Weaknesses":
         "estimation calibration outcomes measurement monitoring validation augmentation peers "

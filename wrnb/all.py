@@ -35,6 +35,7 @@ from .c_bar import *
 from .arrays import *
 from .corruptions import *
 from .transforms import *
+from .autoattack import *
 from .attacks import *
 from .closeups import *
 from .shelf import *
@@ -63,7 +64,7 @@ _rooms = (
     wrnb.checkpoints, wrnb.models, wrnb.hub_models, wrnb.pretrained, wrnb.catalogue,
     wrnb.inference, wrnb.training, wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak,
     wrnb.corrections, wrnb.exchange, wrnb.c_bar, wrnb.arrays, wrnb.corruptions,
-    wrnb.transforms, wrnb.attacks, wrnb.closeups, wrnb.shelf, wrnb.workbench,
+    wrnb.transforms, wrnb.autoattack, wrnb.attacks, wrnb.closeups, wrnb.shelf, wrnb.workbench,
     wrnb.estimation, wrnb.calibration, wrnb.outcomes, wrnb.measurement, wrnb.monitoring,
     wrnb.validation, wrnb.fine_tuning, wrnb.enhancement, wrnb.corrupted_sets,
     wrnb.corrupted_copies, wrnb.shifted_sets, wrnb.evaluation, wrnb.rounds,

@@ -25,6 +25,7 @@ from .images import as_images
 from .image_sets import batches
 from .models import as_model, check_logits, untouched
 from .corruptions import _check_form, _several
+from .autoattack import _VERSIONS, _autoattack
 
 # %% ../nbs/42_attacks.ipynb #533e3421
 def _check_logits(out, y):
@@ -289,40 +290,6 @@ class UniversalAttack:
                             f"not {tuple(x.shape[1:])}: fit it on these")
         return (x + self.delta.to(x)).clamp_(0, 1)
     severity = Attack.severity
-
-# %% ../nbs/42_attacks.ipynb #6054e588
-_VERSIONS = dict(  # the parts in order: a class of torchattacks and its own settings
-    standard=[
-        ("APGD", dict(loss="ce")),
-        ("APGDT", {}),
-        ("FAB", dict(multi_targeted=True)),
-        ("Square", {})],
-    plus=[
-        ("APGD", dict(loss="ce", n_restarts=5)),
-        ("APGD", dict(loss="dlr", n_restarts=5)),
-        ("FAB", dict(n_restarts=5)),
-        ("Square", {}),
-        ("APGDT", {}),
-        ("FAB", dict(multi_targeted=True))],
-    rand=[
-        ("APGD", dict(loss="ce", eot_iter=20)),
-        ("APGD", dict(loss="dlr", eot_iter=20))])
-
-# %% ../nbs/42_attacks.ipynb #922ee04f
-def _autoattack(model, version, n_classes, steps, n_queries, **common):
-    "The parts of AutoAttack, in torchattacks' code and with its authors' settings"
-    try: import torchattacks
-    except ImportError as e:
-        raise WrnbError("autoattack needs a package: pip install torchattacks, or leave it out") from e
-    targets = min(n_classes, 10)  # nine, besides the image's own
-    own = dict(
-        APGD=dict(steps=steps),
-        APGDT=dict(steps=steps, n_classes=targets),
-        FAB=dict(steps=steps, n_classes=targets),
-        Square=dict(n_queries=n_queries, resc_schedule=False))
-    def make(part, options):
-        return getattr(torchattacks, part)(model, **own[part], **options, **common)
-    return torchattacks.MultiAttack([make(*part) for part in _VERSIONS[version]])
 
 # %% ../nbs/42_attacks.ipynb #52d0f581
 @dataclass(frozen=True)

@@ -171,18 +171,31 @@ def _corruption(f):
     return f
 
 # %% ../nbs/39_corruptions.ipynb #d169ca71
+def _chunks(*tensors):
+    "Parts of tensors that belong together, image by image if these are large: one image fits into a processor's cache"
+    images = max(1, 2**17//tensors[0][0].numel()) if tensors[0].device.type == "cpu" else len(tensors[0])
+    return zip(*(t.split(images) for t in tensors))
+
 def _truncate(x, out=None):
     "Cut the fraction of grey levels off, as 8 bits do; overwrites `x`"
-    levels = x.mul_(255).add_(1e-3).floor_().clamp_(0, 255)
-    return torch.div(levels, 255, out=out)
+    out = x if out is None else out
+    for part, cut in _chunks(x, out):
+        torch.div(part.mul_(255).add_(1e-3).floor_().clamp_(0, 255), 255, out=cut)
+    return out
 
 # %% ../nbs/39_corruptions.ipynb #2799acc7
+def _strips(planes, height, lanes=16):
+    "Into how many strips of rows to cut each of a few planes, so that they fill a processor's lanes"
+    return max(k for k in range(1, max(1, lanes//planes) + 1) if height % k == 0)
+
 def _filter(x, kernel, mode):
     "Correlate each channel with a `kernel` of odd sides; `mode` as in `F.pad`"
     (n, c, h, w), (kh, kw) = x.shape, kernel.shape
-    x = F.pad(x, (kw//2, kw//2, kh//2, kh//2), mode=mode)
-    k = kernel.to(x).expand(n*c, 1, kh, kw)
-    return F.conv2d(x.reshape(1, n*c, *x.shape[2:]), k, groups=n*c).view(n, c, h, w)
+    strips = _strips(n*c, h)
+    x = F.pad(x, (kw//2, kw//2, kh//2, kh//2), mode=mode).flatten(0, 1)
+    x = x.unfold(1, h//strips + kh-1, h//strips).transpose(2, 3).flatten(0, 1)[None]
+    k = kernel.to(x).expand(x.shape[1], 1, kh, kw)
+    return F.conv2d(x, k, groups=x.shape[1]).view(n, c, h, w)
 
 @lru_cache(maxsize=64)
 def _bell(sigma, truncate):
@@ -387,11 +400,12 @@ def _woven(a, b, c, d):
 
 def _halved(corner, u, wibble):
     "A plasma with a point more between any two; `u` are the random steps"
-    def between(total, own): return total/4 + wibble**2*own
-    square = corner + corner.roll(-1, 1)
-    centre = between(square + square.roll(-1, 2), u[:, 1::2, 1::2])
-    right = between(centre + centre.roll(1, 1) + corner + corner.roll(-1, 2), u[:, ::2, 1::2])
-    below = between(centre + centre.roll(1, 2) + corner + corner.roll(-1, 1), u[:, 1::2, ::2])
+    def between(total, own): return total.div_(4).add_(own*wibble**2)
+    next_row, next_column = corner.roll(-1, 1), corner.roll(-1, 2)
+    square = corner + next_row
+    centre = between(square.roll(-1, 2).add_(square), u[:, 1::2, 1::2])
+    right = between(centre.roll(1, 1).add_(centre).add_(corner).add_(next_column), u[:, ::2, 1::2])
+    below = between(centre.roll(1, 2).add_(centre).add_(corner).add_(next_row), u[:, 1::2, ::2])
     return _woven(corner, right, below, centre)
 
 def _plasma(keys, side, decay):
@@ -403,7 +417,7 @@ def _plasma(keys, side, decay):
         m = _halved(m, u[:, ::step, ::step], wibble)
         step, wibble = step//2, wibble/decay
     m -= m.amin((1, 2), keepdim=True)
-    return m/m.amax((1, 2), keepdim=True)
+    return m.div_(m.amax((1, 2), keepdim=True))
 
 # %% ../nbs/39_corruptions.ipynb #a057218e
 @_corruption
@@ -411,7 +425,9 @@ def _fog(x, c, keys):
     weight, decay = c
     h, w = x.shape[2:]
     side, top = 2**(max(h, w)-1).bit_length(), x.amax((1, 2, 3), keepdim=True)
-    return x.add_(weight*_plasma(keys, side, decay)[:, None, :h, :w]).mul_(top).div_(top + weight)
+    haze = _plasma(keys, side, decay)[:, None, :h, :w].mul_(weight)
+    for xi, hi, ti in _chunks(x, haze, top): xi.add_(hi).mul_(ti).div_(ti + weight)
+    return x
 
 # %% ../nbs/39_corruptions.ipynb #e16249b8
 @_corruption

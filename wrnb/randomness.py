@@ -66,6 +66,15 @@ def _weighted(levels, weights):
     a, b = (v.numpy().view(np.uint64) for v in (levels, weights))
     return torch.from_numpy(np.einsum("ij,j->i", a, b).view(np.int64))
 
+# %% ../nbs/03_randomness.ipynb #24930bfe
+def _blocks(x):
+    "Slices of rows and columns that cut a matrix into blocks which fit into a processor's cache; one on a GPU"
+    most = 2**16 if x.device.type == "cpu" else x.numel()
+    width = max(1, min(x.shape[1], most))
+    height = max(1, most//width)
+    corners = [(i, j) for i in range(0, len(x), height) for j in range(0, x.shape[1], width)]
+    return [(slice(i, i+height), slice(j, j+width)) for i, j in corners]
+
 # %% ../nbs/03_randomness.ipynb #d9097131
 def image_keys(
     x:torch.Tensor, # images, [N, ...], float in [0, 1]
@@ -78,8 +87,11 @@ def image_keys(
 def _keys_of_levels(levels, seed):
     "As `image_keys`, of grey levels, float [N, n], from 0 to 255"
     weights = _hash_weights(levels.shape[1], levels.device)
-    levels = levels.int().long()  # by way of int32, which processors convert faster
-    return fold_in(_weighted(levels, weights), check_whole("seed", seed))
+    sums = torch.zeros(len(levels), dtype=torch.int64, device=levels.device)
+    for rows, columns in _blocks(levels):
+        part = levels[rows, columns].int().long()  # by way of int32, which processors convert faster
+        sums[rows] += _weighted(part, weights[columns])
+    return fold_in(sums, check_whole("seed", seed))
 
 # %% ../nbs/03_randomness.ipynb #bcf889ab
 _BLOCK = 2**14  # numbers at once: these fit into a processor's cache
