@@ -331,3 +331,38 @@ def test_a_row_of_a_table_is_told_as_it_is(tmp_path):
     pd.DataFrame(rows).to_csv(tmp_path/"recipe.csv")
     expected = dict(base="b", case="reva", clean=10., corrupted=30., seeds=2)
     assert list(of_table(tmp_path/"recipe.csv")) == [expected]
+
+
+# Badges
+
+TUTORIALS = sorted((CFG.nbs_path/"tutorials").glob("*.ipynb"))
+PLACES = dict(  # badge -> the start of its address, before the notebook's path in the repository
+    colab="https://colab.research.google.com/github/{repo}/blob/{branch}/",
+    binder="https://mybinder.org/v2/gh/{repo}/{branch}?urlpath=lab/tree/")
+
+
+def badges(path):
+    "The badges of a notebook: {name of its picture: address}"
+    text = "".join(json.loads(path.read_text())["cells"][0]["source"])
+    return dict(re.findall(r"\[!\[[^]]+\]\(\.\./images/(\w+)\.svg\)\]\(([^)]+)\)", text))
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
+def test_a_badge_opens_this_tutorial(path):
+    "Colab has the notebook alone, so one that reads the repository's tables has no badge for it"
+    repo = CFG.git_url.removeprefix("https://github.com/")
+    needs_repository = "../.." in path.read_text()
+    found = badges(path)
+    assert set(found) == ({"binder"} if needs_repository else {"binder", "colab"})
+    for name, address in found.items():
+        start = PLACES[name].format(repo=repo, branch=CFG.branch)
+        assert address.startswith(start)
+        assert (ROOT/address.removeprefix(start)).samefile(path)
+        assert (CFG.nbs_path/"images"/f"{name}.svg").is_file()
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
+def test_a_tutorial_with_a_badge_needs_no_images_of_yours(path):
+    cells = json.loads(path.read_text())["cells"]
+    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    assert not re.search(r"#\| *slow|\.fastai|WRNB_", code)

@@ -25,6 +25,9 @@ MARKERS = "os"  # of the first base and of the second
 def word(case): return WORDS.get(case, case)
 
 
+def in_words(n): return "no one two three four five six seven eight nine".split()[n]
+
+
 def listed(names):
     "Names as a part of a sentence"
     *first, last = [word(name) for name in names]
@@ -84,7 +87,7 @@ class Tuned:
         "How REVa's error compares with the other strategies', as a part of a sentence"
         worse, better = self.higher(figure, "reva"), self.lower(figure, "reva")
         same = [case for case in self.peers if case not in (*worse, *better)]
-        if len(worse) == len(self.peers): return f"lower than with each of the {len(worse)} others"
+        if len(worse) == len(self.peers): return f"lower than with each of the {in_words(len(worse))} others"
         parts = [("lower than with {}", worse), ("not told apart from {}", same),
                  ("higher than with {}", better)]
         return ", ".join(said.format(listed(names)) for said, names in parts if names)
@@ -109,6 +112,17 @@ class Tuned:
 
     @property
     def models(self): return ["base", *self.strategies]
+
+    def values(self):
+        "Every figure of every model in percent, without intervals"
+        rows = {f: {word(case): self.at(case, f).value for case in self.models} for f in FIGURES}
+        return pd.DataFrame(rows).T
+
+    def by_family(self):
+        "Error in percent: clean, under each family of corruptions, under C-bar and under PGD"
+        errors = 100*self.cells.groupby(["family", "model"]).error.mean().unstack()
+        shown = ["clean", *CORRUPTIONS, "c-bar", "white_box"]
+        return errors.loc[shown, self.models].rename({"c-bar": "C-bar", "white_box": "PGD"})
 
     def by_type(self):
         "Error in percent under each of the 15 corruptions and of C-bar, over severities and seeds"
