@@ -17,7 +17,7 @@ BASES = dict(  # bases of benchmarks/: what people call them
     resnet20_b="second ResNet-20, CIFAR-10", pgd="ResNet-20 trained with PGD, CIFAR-10",
     cifar100="ResNet-20, CIFAR-100", cifar100_56="ResNet-56, CIFAR-100",
     lite0="EfficientNet-Lite0, Imagenette")
-RUNS = dict(imagenet="EfficientNet-Lite0, Imagenette, severity 3, an earlier recipe")  # folder: its line
+RUNS = dict(imagenet="EfficientNet-Lite0, Imagenette, an earlier recipe")  # folder: its line
 GUIDES = dict(weaknesses="reva")  # REVa's own guide; another one is another case
 ABOUT = """
 **Corruption error** in percent on test images, the mean over the 15 corruptions; in brackets the
@@ -88,7 +88,7 @@ def bases_table(root):
     lines = ["| | " + " | ".join(map(word, known)) + " |", "| --- |" + " ---: |"*len(known)]
     for base, own in t.groupby("base", sort=False):
         cells, seeds = [_cell(own[own.case == name]) for name in known], own.seeds.max()
-        name = f"{base}, mean of {seeds} seeds" if seeds > 1 else base
+        name = f"{base} ({seeds} seeds)" if seeds > 1 else base
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -15,17 +15,30 @@ from wrnb.corruptions import CORRUPTIONS
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ["the 15", "worst three", "C-bar", "clean", "PGD"]
-STRATEGIES = ["standard", "augmix", "prime", "hybrid", "adversarial", "reva"]
+STRATEGIES = ["standard", "augmix", "prime", "hybrid", "adversarial", "unguided", "reva"]
 WORDS = {
     "augmix": "AugMix", "prime": "PRIME", "hybrid": "HybridAugment++", "reva": "REVa",
-    "reva, extra": "REVa"}
+    "reva, extra": "REVa", "unguided": "REVa unguided"}
+GUIDED = dict(weaknesses="reva", uniform="unguided")  # cases of guided.csv: their names here
+NO_BREAK = "\u00a0"  # a space at which no line ends
+ABOUT = dict(  # what a reader has to know of a way of fine-tuning, and of the figures
+    figures="*Worst three* are the three corruptions that the base fails most under, and *PGD* has "
+            "ten steps on the model itself.",
+    standard="*Standard* fine-tuning has no extra views.",
+    adversarial="*Adversarial* trains against PGD alone.",
+    hybrid="AugMix, PRIME and HybridAugment++ are the augmentations of other papers "
+           "([strategies](../61_strategies.ipynb)).",
+    unguided="*REVa unguided* draws all types of corruption equally often.")
 MARKERS = "os"  # of the first base and of the second
 
 
 def word(case): return WORDS.get(case, case)
 
 
-def in_words(n): return "no one two three four five six seven eight nine".split()[n]
+def in_words(n):
+    "A small number as a word"
+    words = "none one two three four five six seven eight nine".split()
+    return words[n] if n < len(words) else f"{n:,}"
 
 
 def listed(names):
@@ -60,13 +73,22 @@ class Tuned:
 
     def at(self, case, figure, against=""):
         "One figure of a case, in percent; `against` another case the difference to it, in points"
-        same = (self.rows.case == case) & (self.rows.against == against)
-        return self.rows[same & (self.rows.figure == figure)].iloc[0]
+        rows = self.rows[self.rows.figure == figure]
+        own = rows[(rows.case == case) & (rows.against == against)]
+        if len(own): return own.iloc[0]
+        other = rows[(rows.case == against) & (rows.against == case)].iloc[0]
+        ends = dict(value=-other.value, low=-other.high, high=-other.low)
+        return pd.Series(other.to_dict() | ends)
 
     def text(self, case, figure, against=""):
         "The same with its interval, as text"
         r, sign = self.at(case, figure, against), "+" if against else ""
         return f"{r.value:{sign}.1f} ({r.low:{sign}.1f} to {r.high:{sign}.1f})"
+
+    def give_or_take(self, case, figure):
+        "A figure and half of its interval, as text"
+        r = self.at(case, figure)
+        return f"{r.value:.1f} ± {(r.high - r.low)/2:.1f}".replace(" ", NO_BREAK)
 
     def step(self, case, figure):
         "From the base's error to that of the case, as text"
@@ -87,7 +109,8 @@ class Tuned:
         "How REVa's error compares with the other strategies', as a part of a sentence"
         worse, better = self.higher(figure, "reva"), self.lower(figure, "reva")
         same = [case for case in self.peers if case not in (*worse, *better)]
-        if len(worse) == len(self.peers): return f"lower than with each of the {in_words(len(worse))} others"
+        all_others = f"lower than with each of the {in_words(len(worse))} others"
+        if len(worse) == len(self.peers): return all_others
         parts = [("lower than with {}", worse), ("not told apart from {}", same),
                  ("higher than with {}", better)]
         return ", ".join(said.format(listed(names)) for said, names in parts if names)
@@ -98,15 +121,15 @@ class Tuned:
         verb = "lowers" if len(better) == 1 else "lower"
         if better: return f"{listed(better)} {verb} it more than REVa"
         if len(worse) == len(self.peers): return "REVa lowers it most"
-        return "no other lowers it more than REVa"
+        return "none lowers it more than REVa"
 
     def errors(self, cases=None):
-        "Every figure of every case with its interval, and what the case cost"
+        "Every figure of every case with half of its interval, and what the case cost"
         cases = cases or self.models
         cost = self.rows.drop_duplicates("case").set_index("case")[["passes", "alpha"]]
         def number(value): return "" if value == "" else f"{float(value):.2f}"
         def row(case):
-            own = {figure: self.text(case, figure) for figure in FIGURES}
+            own = {figure: self.give_or_take(case, figure) for figure in FIGURES}
             return own | cost.loc[case].map(number).to_dict()
         return pd.DataFrame({word(case): row(case) for case in cases}).T
 
@@ -115,8 +138,8 @@ class Tuned:
 
     def values(self):
         "Every figure of every model in percent, without intervals"
-        rows = {f: {word(case): self.at(case, f).value for case in self.models} for f in FIGURES}
-        return pd.DataFrame(rows).T
+        def column(figure): return {word(case): self.at(case, figure).value for case in self.models}
+        return pd.DataFrame({figure: column(figure) for figure in FIGURES})
 
     def by_family(self):
         "Error in percent: clean, under each family of corruptions, under C-bar and under PGD"
@@ -146,7 +169,7 @@ def set_up(bases):
         per_cell="of them per cell", device="device", commit="commit")
     def described(base):
         row = base.about("reva" if base.strategies else base.rows.case.iloc[-1]).copy()
-        row["alpha"] = f"{float(row.alpha):.2f}"
+        row["alpha"], row["passes"] = f"{float(row.alpha):.2f}", f"{float(row.passes):.1f}"
         for name in ("n_train", "n_test"): row[name] = f"{row[name]:,}"
         return row[list(columns)].rename(columns)
     return pd.DataFrame({base.name: described(base) for base in bases})
@@ -160,6 +183,15 @@ def read_tuned(names, table="recipe"):
     return {key: Tuned(names[key], *own(key)) for key in known}
 
 
+def read_best(names):
+    "The bases as recipe.csv has them, and those that only guided.csv has, as if it were the same"
+    compared, guided = read_tuned(names), read_tuned(names, "guided")
+    for base in guided.values():
+        base.rows = base.rows.replace(dict(case=GUIDED, against=GUIDED))
+        base.cells = base.cells.replace(dict(model=GUIDED))
+    return {key: (guided | compared)[key] for key in names if key in guided | compared}
+
+
 def published(key):
     "A published base: its file, network, the publisher's accuracy, and how many answers are wrong"
     table = pd.read_csv(ROOT/"nbs"/"results"/"published_models.csv", keep_default_na=False)
@@ -167,8 +199,8 @@ def published(key):
 
 
 OTHER_DRAW = .6  # points by which leaving out a tenth of the test images can change a clean error
-CLEAN = ("{by} gives an error of {published:.2f} % for the {base.name}; on all {n:,} test images "
-         "we count {counted:.2f} %, and on the {here.n_test:,} of this page {here.value:.2f} %.")
+CLEAN = ("The error that {by} gives for the {base.name} is {published:.2f} %; on all {n:,} test "
+         "images we count {counted:.2f} %, on the {here.n_test:,} of this page {here.value:.2f} %.")
 MISREAD = ("That is more than the draw explains: for this table the base got pixels that were not "
            "normalised as its publisher did it, so it starts weaker than it is.")
 
