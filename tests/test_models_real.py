@@ -1,6 +1,7 @@
 """Published ResNets make exactly their published errors, and every damaged copy of a file is refused.
 
-WRNB_RESNET20 names the checkpoint of CIFAR-10's ResNet-20, and WRNB_MODELS a folder with the others of published_models.csv.
+WRNB_RESNET20 names the checkpoint of CIFAR-10's ResNet-20, and WRNB_MODELS a folder with the others
+of nbs/results/published_models.csv.
 """
 import pandas as pd
 import pytest

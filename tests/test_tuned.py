@@ -46,7 +46,7 @@ def test_a_difference_the_other_way_round_has_its_ends_exchanged(base):
 
 def test_the_verdict_follows_the_intervals(base):
     assert base.strategies == ["augmix", "prime", "reva"]
-    assert base.standing("the 15") == "lower than with AugMix, not told apart from PRIME"
+    assert base.standing("the 15") == "lower than with AugMix, not told apart from that with PRIME"
     assert base.winner() == "none lowers it more than REVa"
     base.rows.loc[base.rows.against == "reva", ["low", "high"]] = 1., 2.
     assert base.standing("the 15") == "lower than with each of the two others"
