@@ -21,14 +21,11 @@ WORDS = {
     "reva, extra": "REVa", "unguided": "REVa unguided"}
 GUIDED = dict(weaknesses="reva", uniform="unguided")  # cases of guided.csv: their names here
 NO_BREAK = "\u00a0"  # a space at which no line ends
-ABOUT = dict(  # what a reader has to know of a way of fine-tuning, and of the figures
-    figures="*Worst three* are the three corruptions that the base fails most under, and *PGD* has "
-            "ten steps on the model itself.",
+ABOUT = dict(  # what a reader has to know of a way of fine-tuning
     standard="*Standard* fine-tuning has no extra views.",
     adversarial="*Adversarial* trains against PGD alone.",
-    hybrid="AugMix, PRIME and HybridAugment++ are the augmentations of other papers "
-           "([strategies](../61_strategies.ipynb)).",
     unguided="*REVa unguided* draws all types of corruption equally often.")
+OF_OTHERS = "augmix", "prime", "hybrid"  # augmentations of other papers
 MARKERS = "os"  # of the first base and of the second
 
 
@@ -138,7 +135,7 @@ class Tuned:
 
     def values(self):
         "Every figure of every model in percent, without intervals"
-        def column(figure): return {word(case): self.at(case, figure).value for case in self.models}
+        def column(figure): return {word(m): self.at(m, figure).value for m in self.models}
         return pd.DataFrame({figure: column(figure) for figure in FIGURES})
 
     def by_family(self):
@@ -154,6 +151,14 @@ class Tuned:
         order = [(f, p) for f, types in CORRUPTIONS.items() for p in types]
         order += [pair for pair in errors.index if pair[0] == "c-bar"]
         return errors.loc[order, self.models].droplevel("family")
+
+    def explained(self):
+        "What its strategies are, in a sentence or two"
+        others = [case for case in self.strategies if case in OF_OTHERS]
+        said = [ABOUT[case] for case in self.strategies if case in ABOUT]
+        what = "is another paper's way" if len(others) == 1 else "are the ways of other papers"
+        if others: said.append(f"{listed(others)} {what} ([strategies](../61_strategies.ipynb)).")
+        return " ".join(said)
 
     @property
     def pgd_radius(self):
@@ -200,7 +205,7 @@ def published(key):
 
 OTHER_DRAW = .6  # points by which leaving out a tenth of the test images can change a clean error
 CLEAN = ("The error that {by} gives for the {base.name} is {published:.2f} %; on all {n:,} test "
-         "images we count {counted:.2f} %, on the {here.n_test:,} of this page {here.value:.2f} %.")
+         "images we count {counted:.2f} %, on {here.n_test:,} of them here {here.value:.2f} %.")
 MISREAD = ("That is more than the draw explains: for this table the base got pixels that were not "
            "normalised as its publisher did it, so it starts weaker than it is.")
 
