@@ -11,7 +11,7 @@ from PIL import Image
 from tools.tuned import word
 from wrnb.benchmark import read_evaluation
 
-STRATEGIES = ["base", "standard", "augmix", "adversarial", "prime", "hybrid", "reva"]
+STRATEGIES = ["base", "reva", "standard", "augmix", "adversarial", "prime", "hybrid"]
 BASES = dict(  # bases of benchmarks/: what people call them
     digits_net="small network, digits", resnet20="ResNet-20, CIFAR-10",
     resnet20_b="second ResNet-20, CIFAR-10", pgd="ResNet-20 trained with PGD, CIFAR-10",
@@ -85,7 +85,8 @@ def bases_table(root):
     "Corruption error of every base and strategy that was measured, as Markdown"
     t = measured(root)
     known = [name for name in STRATEGIES if (t.case == name).any()]
-    lines = ["| | " + " | ".join(map(word, known)) + " |", "| --- |" + " ---: |"*len(known)]
+    heads = [word(name).replace("Augment", "&shy;Augment") for name in known]
+    lines = ["| | " + " | ".join(heads) + " |", "| --- |" + " ---: |"*len(known)]
     for base, own in t.groupby("base", sort=False):
         cells, seeds = [_cell(own[own.case == name]) for name in known], own.seeds.max()
         name = f"{base} ({seeds} seeds)" if seeds > 1 else base
