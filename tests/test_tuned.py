@@ -36,6 +36,8 @@ def test_a_figure_is_read_as_it_stands(base):
     assert base.text("reva", "the 15", "base") == "-11.0 (-11.5 to -10.5)"
     assert base.step("reva", "C-bar") == "from 32.0 to 21.0 %"
     assert base.errors().loc["REVa", "PGD"].replace(tuned.NO_BREAK, " ") == "88.0 ± 0.5"
+    change = base.give_or_take("reva", "the 15", "base")
+    assert change.replace(tuned.NO_BREAK, " ") == "-11.0 ± 0.5"
     assert base.pgd_radius == "2/255"
 
 

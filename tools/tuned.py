@@ -82,10 +82,10 @@ class Tuned:
         r, sign = self.at(case, figure, against), "+" if against else ""
         return f"{r.value:{sign}.1f} ({r.low:{sign}.1f} to {r.high:{sign}.1f})"
 
-    def give_or_take(self, case, figure):
-        "A figure and half of its interval, as text"
-        r = self.at(case, figure)
-        return f"{r.value:.1f} ± {(r.high - r.low)/2:.1f}".replace(" ", NO_BREAK)
+    def give_or_take(self, case, figure, against=""):
+        "The same with half of its interval, as text for a table"
+        r, sign = self.at(case, figure, against), "+" if against else ""
+        return f"{r.value:{sign}.1f} ± {(r.high - r.low)/2:.1f}".replace(" ", NO_BREAK)
 
     def step(self, case, figure):
         "From the base's error to that of the case, as text"
