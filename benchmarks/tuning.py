@@ -40,16 +40,19 @@ class Source:
     lr:float=.02 # peak learning rate
     select:float=.1 # share of the test images that the step back is chosen by
     transforms:tuple=(random_crop, random_flip)
+    stats:str=None # name in `STATS` of the publisher's mean and deviation; None: the architecture's
 
 
 BASES = dict(
     digits_net=Source("digits", 10, "digits_net", radius=.3, eps=8., bs=64, select=0.,
                       transforms=(random_crop,)),
     resnet20=Source("cifar10", 10, "resnet20@resnet20-cifar10.th"),
-    resnet20_b=Source("cifar10", 10, "resnet20@cifar10-resnet20-b.pth"),
+    resnet20_b=Source("cifar10", 10, "resnet20@cifar10-resnet20-b.pth", stats="cifar10_per_image"),
     pgd=Source("cifar10", 10, "resnet20@cifar10-resnet20-pgd.pth"),
-    cifar100=Source(str(DATA/"cifar100-sample"), 100, "resnet20@cifar100-resnet20.pth"),
-    cifar100_56=Source(str(DATA/"cifar100-sample"), 100, "resnet56@cifar100-resnet56.pth"),
+    cifar100=Source(str(DATA/"cifar100-sample"), 100, "resnet20@cifar100-resnet20.pth",
+                    stats="cifar100"),
+    cifar100_56=Source(str(DATA/"cifar100-sample"), 100, "resnet56@cifar100-resnet56.pth",
+                       stats="cifar100"),
     lite0=Source(str(DATA/"imagenette-sample"), 10, "efficientnet_lite0"))
 
 
@@ -69,13 +72,18 @@ class Base:
     @cached_property
     def net(self):
         arch, _, file = self.source.model.partition("@")
-        if file: return load_model(f"{arch}@{Path(self.a.models)/file}", self.source.classes).eval()
+        if file: return self.published(arch, file)
         if self.name == "lite0": return load_model(arch, classes=self.train.classes).eval()
         set_seed(0)
         cbs = [TermsCallback(transforms=[random_crop])]
         how = dict(epochs=15, lr=.2, bs=64, cbs=cbs, device=self.a.device)
         new = load_model(arch, self.source.classes)
         return train(new, self.train, self.test, **how).model.eval()
+
+    def published(self, arch, file):
+        "The checkpoint with the mean and deviation that its publisher trained with"
+        name, stats = f"{arch}@{Path(self.a.models)/file}", self.source.stats
+        return load_model(name, self.source.classes, mean=stats, std=stats).eval()
 
     @cached_property
     def weak(self):

@@ -1,11 +1,13 @@
 """Published ResNets make exactly their published errors, and every damaged copy of a file is refused.
 
-WRNB_RESNET20 names the checkpoint of CIFAR-10's ResNet-20, and WRNB_MODELS a folder with those of `PUBLISHED`.
+WRNB_RESNET20 names the checkpoint of CIFAR-10's ResNet-20, and WRNB_MODELS a folder with the others
+of nbs/results/published_models.csv.
 """
+import pandas as pd
 import pytest
 import torch
 
-from helpers import CHECKPOINT, CIFAR10, CIFAR100, MODELS, needs_checkpoint, needs_cifar10
+from helpers import CHECKPOINT, CIFAR10, CIFAR100, MODELS, ROOT, needs_checkpoint, needs_cifar10
 from wrnb.core import WrnbError
 from wrnb.folders import folder_set
 from wrnb.inference import check_outputs, logits_of
@@ -26,26 +28,42 @@ def test_published_error():
     assert (logits_of(model, test).argmax(1) != labels).sum().item() == 827
 
 
-OLD_CIFAR10 = dict(mean=[.4914, .4822, .4465], std=[.2023, .1994, .2010])  # a deviation that many programs share
-PUBLISHED = [  # file, architecture, statistics, the publisher's accuracy in %, wrong answers on 10,000 images
-    ("cifar100-resnet20.pth", "resnet20", dict(mean="cifar100"), 68.83, 3117),
-    ("cifar100-resnet56.pth", "resnet56", dict(mean="cifar100"), 72.61, 2738),
-    ("cifar10-resnet20-b.pth", "resnet20", OLD_CIFAR10, 92.60, 740),
-    ("cifar10-resnet20-pgd.pth", "resnet20", dict(mean="imagenet"), 84.18, 1582)]
-FILES = [row[0] for row in PUBLISHED]
+PUBLISHED = pd.read_csv(ROOT/"nbs"/"results"/"published_models.csv").set_index("file")
+FILES = [file for file in PUBLISHED.index if file.endswith(".pth")]
+WRONG_OF_10000 = {  # as counted once, apart from the table that the result pages read
+    "cifar100-resnet20.pth": 3117, "cifar100-resnet56.pth": 2738, "cifar10-resnet20-b.pth": 740,
+    "cifar10-resnet20-pgd.pth": 1582, "resnet20-cifar10.th": 827}
 
 
-@pytest.mark.parametrize("file, network, stats, accuracy, n_wrong", PUBLISHED, ids=FILES)
-def test_published_accuracies(file, network, stats, accuracy, n_wrong):
+def test_the_table_of_published_models_has_what_is_counted_here():
+    assert PUBLISHED.n_wrong.to_dict() == WRONG_OF_10000 and set(PUBLISHED.n) == {10_000}
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_published_accuracies(file):
     "The same number of wrong answers as always, and the publisher's accuracy"
-    data = CIFAR100 if "cifar100" in file else CIFAR10
+    row = PUBLISHED.loc[file]
+    data = CIFAR100 if row["data"] == "CIFAR-100" else CIFAR10
     if not (MODELS/file).is_file(): pytest.skip(f"WRNB_MODELS names no folder with {file}")
     if not (data/"test").is_dir(): pytest.skip(f"{data.name} is not in fastai's data folder")
     test = folder_set(data, "test")
-    assert len(test) == 10_000
-    model = load_model(f"{network}@{MODELS/file}", len(test.classes), **stats)
+    model = load_model(f"{row.network}@{MODELS/file}", len(test.classes), mean=row.stats)
     wrong = (logits_of(model, test).argmax(1) != torch.tensor(test.labels)).sum().item()
-    assert wrong == n_wrong and abs(100 - wrong/100 - accuracy) < .02
+    assert wrong == row.n_wrong and len(test) == row.n
+    assert abs(100 - 100*wrong/len(test) - row.accuracy) < .02
+
+
+def test_the_fine_tuned_bases_are_the_published_models(monkeypatch):
+    "Each with the file, the network and the normalisation with which it makes its published error"
+    monkeypatch.syspath_prepend(ROOT/"benchmarks")
+    from tuning import BASES
+    known = PUBLISHED.reset_index().set_index("base")
+    for name, source in BASES.items():
+        arch, _, file = source.model.partition("@")
+        if not file: continue
+        row = known.loc[name]
+        stats = source.stats or "imagenet"  # what the CIFAR ResNets of the package have
+        assert (arch, file, stats) == (row.network, row.file, row.stats)
 
 
 @needs_checkpoint

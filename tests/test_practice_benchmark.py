@@ -22,9 +22,13 @@ from wrnb.core import WrnbError
 from wrnb.corrupted_sets import C_BAR, corrupted_set
 from wrnb.corrupted_copies import save_corrupted
 from wrnb.corruptions import CORRUPTIONS, Corruption, FAMILY, THREE_D, corruptions
+from wrnb.folders import load_data
 from wrnb.image_sets import ImageSet
 from wrnb.loaders import pixel_loaders
 from wrnb.measurement import Clean, wrong_under
+from wrnb.models import save_weights
+from wrnb.networks import digits_net
+from wrnb.pretrained import load_model
 from wrnb.validation import Validation, all_perturbations, read_validation, validate
 
 FIFTEEN = sum(CORRUPTIONS.values(), [])
@@ -562,3 +566,17 @@ def test_the_readers_table_has_neither_nan_nor_snake_case():
     assert t.loc["transfer 1/255", "a"] == "" and t.loc["transfer 1/255", "b"] != ""
     twelve = found.by_corruption().loc[[n for n in FIFTEEN if FAMILY[n] != "noise"], "a"]
     assert t.loc["other twelve", "a"] == round(twelve.mean(), 1)
+
+
+def test_models_and_images_by_name_are_those_that_the_names_load(tmp_path):
+    torch.manual_seed(0)
+    file = tmp_path/"net.safetensors"
+    save_weights(digits_net(10), file)
+    net, (_, test) = load_model(f"digits_net@{file}", 10).eval(), load_data("digits")
+    few = dict(attack_names=(), severities=(1,), per_cell=5, device="cpu")
+    named = evaluate(f"digits_net@{file}", "digits", **few).table
+    pd.testing.assert_frame_equal(named, evaluate(net, test, **few).table)
+    both = evaluate(dict(a=net, b=f"digits_net@{file}"), test, **few).table
+    assert (both.error[both.model == "a"].to_numpy() == both.error[both.model == "b"].to_numpy()).all()
+    with pytest.raises(WrnbError, match="model=digits_net has no weights for the classes"):
+        evaluate("digits_net", "digits", **few)

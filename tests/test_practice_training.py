@@ -1,5 +1,5 @@
 """Fine-tuning as people really do it: their Learners, their models, their transforms and their numbers."""
-import random, warnings
+import copy, random, warnings
 from collections import namedtuple
 from functools import partial
 from types import SimpleNamespace
@@ -27,8 +27,8 @@ from torch import nn
 from torchvision.transforms import v2
 
 from wrnb.all import *
-from wrnb.corruptions import FAMILY
-from wrnb.enhancement import Recipe, selection
+from wrnb.corruptions import Corruption, FAMILY
+from wrnb.enhancement import Recipe, _chosen_alpha, selection
 from wrnb.heads import _head
 from wrnb.loop import Loop
 from wrnb.networks import digits_net
@@ -582,6 +582,32 @@ def test_no_budget_keeps_the_clean_error_on_the_images_set_apart(some_digits):
     def wrong(m): return wrong_under(Clean(), {"": m}, apart)[""].astype(float)
     rise = wrong(ruined.model) - wrong(net)
     assert ruined.alpha < 1 and rise.mean() <= .005 + .015
+
+
+def beyond(base, tuned, how_far):
+    "A model on the line from base to tuned, behind the tuned one"
+    far, start = copy.deepcopy(tuned), base.state_dict()
+    for name, value in far.state_dict().items():
+        if value.is_floating_point(): value.copy_(start[name] + how_far*(value - start[name]))
+        if name.endswith("running_var"): value.clamp_(min=.01)
+    return far
+
+
+def error_when_corrupted(net, ds, kinds):
+    "By a plain loop: every image under every kind"
+    x, y = torch.stack([x for x, _ in ds]), torch.tensor([y for _, y in ds])
+    with torch.no_grad(): return np.mean([(net(k(net, x, y)).argmax(1) != y).float().mean() for k in kinds])
+
+
+def test_a_step_that_goes_too_far_is_shortened_to_where_corruptions_are_met_best(some_digits):
+    ds, test = some_digits
+    base = as_model(trained_digits(ds, test)).eval()
+    better = as_model(reva(base, ds, test, alpha=1, epochs=8, lr=.05).model).eval()
+    far, how = beyond(base, better, 3), dict(protocol="extra", budget=100, device="cpu")
+    alpha = _chosen_alpha(base, far, test, **how)
+    kinds = [Corruption(name, s) for name in PROTOCOLS["extra"] for s in (1, 3, 5)]
+    found = {a: error_when_corrupted(interpolate(base, far, a), test, kinds) for a in (0, alpha, 1)}
+    assert 0 < alpha < 1 and found[alpha] < min(found[0], found[1])
 
 
 def test_images_set_apart_are_not_trained_on(some_digits):

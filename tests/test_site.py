@@ -14,7 +14,7 @@ from tools.mend import mend_missing, mend_page, mend_style, with_mathml, with_wh
 from tools.overviews import GROUPS, SECTIONS, complete_search, constant_line, contents, grouped, sidebar
 from tools.pages import Pages, documentation, label, local_links
 from tools.readme import from_the_root
-from tools.results import bases_table, of_table
+from tools.results import BASES, RUNS, bases_table, of_table
 from tools.site import build
 
 CFG = get_config()
@@ -297,19 +297,79 @@ def test_formulas_have_one_backslash():
         assert not [f for f in formulas if re.search(r"\\\\[a-zA-Z]", f)], path.name
 
 
-def test_the_first_page_of_the_results_has_the_figures_of_the_run_folders():
+def on_the_first_page(base, model):
+    "What the table of the results' first page says of a model"
+    head, _, *lines = [line.split("|") for line in bases_table(ROOT).splitlines()]
+    line = next(line for line in lines if base in line[1])
+    return dict(zip(map(str.strip, head), map(str.strip, line)))[model]
+
+
+def test_the_first_page_of_the_results_has_the_figures_of_the_run_folder():
     "Recomputed from evaluation.csv alone"
-    t = pd.read_csv(ROOT/"nbs/results/cifar100/evaluation.csv")
+    t = pd.read_csv(ROOT/"nbs/results/imagenet/evaluation.csv")
     corrupted = t[t.family.isin(["noise", "blur", "weather", "digital"]) & (t.model == "reva")]
-    row = next(line for line in bases_table(ROOT).splitlines() if "cifar100" in line)
-    assert f"**{100*corrupted.error.mean():.1f}** (" in row.split("|")[-2]
+    shown = on_the_first_page("Imagenette", "REVa")
+    assert shown.startswith(f"**{100*corrupted.error.mean():.1f}** (")
 
 
-def test_a_table_of_bases_and_seeds_is_averaged(tmp_path):
-    rows = [dict(base="b", model="reva", seed=s, family=f, error=w/100)
-            for s, wrong in ((0, (10, 30, 50)), (1, (20, 40, 60)))
-            for f, w in zip(("clean", "noise", "c-bar"), wrong)]
+def test_the_first_page_of_the_results_has_the_figures_of_the_cells():
+    "All images were in every cell of the digits, so their plain mean is the figure"
+    t = pd.read_csv(ROOT/"benchmarks/recipe_cells.csv")
+    t = t[(t.base == "digits_net") & (t.model == "reva")]
+    corrupted = t[t.family.isin(["noise", "blur", "weather", "digital"])].error.mean()
+    clean = t[t.family == "clean"].error.mean()
+    assert on_the_first_page("digits", "REVa") == f"**{100*corrupted:.1f}** ({100*clean:.1f})"
+
+
+def test_the_first_page_has_every_base_that_was_measured():
+    "Those of both tables, each once"
+    tables = [pd.read_csv(ROOT/f"benchmarks/{name}.csv") for name in ("recipe", "guided")]
+    bases = {base for table in tables for base in table.base}
+    names = [line.split(" | ")[0].split(" (")[0] for line in bases_table(ROOT).splitlines()]
+    expected = [BASES[base] for base in bases] + list(RUNS.values())
+    assert sorted(names[2:]) == sorted(f"| {name}" for name in expected)
+
+
+def test_a_row_of_a_table_is_told_as_it_is(tmp_path):
+    "Differences to another case are left out"
+    rows = [dict(base="b", case="reva", against=other, figure=figure, value=value, seeds=2)
+            for other, values in (("", (10., 30., 50.)), ("base", (1., 2., 3.)))
+            for figure, value in zip(("clean", "the 15", "C-bar"), values)]
     pd.DataFrame(rows).to_csv(tmp_path/"recipe.csv")
-    assert list(of_table(tmp_path/"recipe.csv")) == [
-        dict(base="b, protocol all", case="reva", clean=clean, corrupted=corrupted)
-        for clean, corrupted in ((10., 30.), (20., 40.))]
+    expected = dict(base="b", case="reva", clean=10., corrupted=30., seeds=2)
+    assert list(of_table(tmp_path/"recipe.csv")) == [expected]
+
+
+# Badges
+
+TUTORIALS = sorted((CFG.nbs_path/"tutorials").glob("*.ipynb"))
+PLACES = dict(  # badge -> the start of its address, before the notebook's path in the repository
+    colab="https://colab.research.google.com/github/{repo}/blob/{branch}/",
+    binder="https://mybinder.org/v2/gh/{repo}/{branch}?urlpath=lab/tree/")
+
+
+def badges(path):
+    "The badges of a notebook: {name of its picture: address}"
+    text = "".join(json.loads(path.read_text())["cells"][0]["source"])
+    return dict(re.findall(r"\[!\[[^]]+\]\(\.\./images/(\w+)\.svg\)\]\(([^)]+)\)", text))
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
+def test_a_badge_opens_this_tutorial(path):
+    "Colab has the notebook alone, so one that reads the repository's tables has no badge for it"
+    repo = CFG.git_url.removeprefix("https://github.com/")
+    needs_repository = "../.." in path.read_text()
+    found = badges(path)
+    assert set(found) == ({"binder"} if needs_repository else {"binder", "colab"})
+    for name, address in found.items():
+        start = PLACES[name].format(repo=repo, branch=CFG.branch)
+        assert address.startswith(start)
+        assert (ROOT/address.removeprefix(start)).samefile(path)
+        assert (CFG.nbs_path/"images"/f"{name}.svg").is_file()
+
+
+@pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
+def test_a_tutorial_with_a_badge_needs_no_images_of_yours(path):
+    cells = json.loads(path.read_text())["cells"]
+    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    assert not re.search(r"#\| *slow|\.fastai|WRNB_", code)

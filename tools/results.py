@@ -1,4 +1,4 @@
-"""The first page of the results: one line and one small picture per page, and a table of all bases and strategies."""
+"""The first page of the results: a line and a small picture per page, and a table of all bases."""
 import re
 from base64 import b64decode, b64encode
 from io import BytesIO
@@ -8,11 +8,23 @@ import pandas as pd
 from execnb.nbio import read_nb
 from PIL import Image
 
+from tools.tuned import word
 from wrnb.benchmark import read_evaluation
-from wrnb.corruptions import CORRUPTIONS
-from wrnb.runs import Run
 
-STRATEGIES = ["base", "standard", "augmix", "adversarial", "prime", "hybrid", "reva"]
+STRATEGIES = ["base", "reva", "standard", "augmix", "adversarial", "prime", "hybrid"]
+BASES = dict(  # bases of benchmarks/: what people call them
+    digits_net="small network, digits", resnet20="ResNet-20, CIFAR-10",
+    resnet20_b="second ResNet-20, CIFAR-10", pgd="ResNet-20 trained with PGD, CIFAR-10",
+    cifar100="ResNet-20, CIFAR-100", cifar100_56="ResNet-56, CIFAR-100",
+    lite0="EfficientNet-Lite0, Imagenette")
+RUNS = dict(imagenet="EfficientNet-Lite0, Imagenette, an earlier recipe")  # folder: its line
+GUIDES = dict(weaknesses="reva")  # REVa's own guide; another one is another case
+ABOUT = """
+**Corruption error** in percent on test images, the mean over the 15 corruptions; in brackets the
+error on clean images. Each row is a classifier, as it came (base) and fine-tuned in several ways
+with the same number of passes. REVa was trained against the 15 (protocol `all`), except in a row
+that says *an earlier recipe*.
+"""
 WIDTH = 260  # pixels of a small picture
 
 
@@ -38,52 +50,53 @@ def small_picture(path):
 
 
 def of_runs(folder):
-    "Base, model, seed, clean and corruption error of every run folder of the results"
-    for file in sorted(folder.rglob("evaluation.csv")):
-        home = file.parent.relative_to(folder).parts[0]
-        if file.parent != folder/home and not file.parent.name.isdigit(): continue
-        if file.parent == folder/home and any(p.name.isdigit() for p in (folder/home).glob("*/*")): continue
-        setup, errors = Run(folder/home).options("setup"), read_evaluation(file.parent).summary()
-        base = f"{setup['model'].partition('@')[0]} on {setup['data'].removesuffix('-sample')}"
-        for model, row in errors.iterrows():
-            yield dict(base=base, case=model.split(" (")[0], clean=row.clean, corrupted=row.corruption_error)
+    "Base, model, clean and corruption error of the run folders that a page is about"
+    for name, title in RUNS.items():
+        for model, row in read_evaluation(folder/name).summary().iterrows():
+            own = dict(clean=row.clean, corrupted=row.corruption_error, seeds=1)
+            yield dict(base=title, case=model.split(" (")[0]) | own
 
 
 def of_table(file):
-    "The same of a table in benchmarks/ with one row per base, model, seed, perturbation and severity"
-    t, by = pd.read_csv(file), ["base", "model", "seed"]
-    corrupted = 100*t[t.family.isin(list(CORRUPTIONS))].groupby(by).error.mean()
-    clean = 100*t[t.family == "clean"].groupby(by).error.mean()
-    for (base, model, seed), error in corrupted.items():
-        name = f"{base.replace('_', ' ')}, protocol all"
-        yield dict(base=name, case=model, clean=clean.get((base, model, seed)), corrupted=error)
+    "The same of a table that recipe.py or guided.py wrote, as means over the seeds"
+    t = pd.read_csv(file, keep_default_na=False).query("against == ''")
+    by = dict(index=["base", "case", "seeds"], columns="figure", values="value", sort=False)
+    for (base, case, seeds), row in t.pivot_table(**by).iterrows():
+        own = dict(clean=row["clean"], corrupted=row["the 15"], seeds=seeds)
+        yield dict(base=BASES.get(base, base), case=case) | own
+
+
+def measured(root):
+    "Every base that was fine-tuned: recipe.csv's, those that only guided.csv has, the run folders"
+    files = [root/"benchmarks"/f"{name}.csv" for name in ("recipe", "guided")]
+    compared, guided = (list(of_table(file)) for file in files)
+    known = {row["base"] for row in compared}
+    for row in guided: row["case"] = GUIDES.get(row["case"], row["case"])
+    more = [row for row in guided if row["base"] not in known]
+    return pd.DataFrame(compared + more + list(of_runs(root/"nbs"/"results")))
 
 
 def _cell(own):
-    "Corruption error and clean error, as means over seeds"
-    return f"**{own.corrupted.mean():.1f}** ({own.clean.mean():.1f})" if len(own) else ""
+    "Corruption error and clean error"
+    return "".join(f"**{row.corrupted:.1f}** ({row.clean:.1f})" for row in own.itertuples())
 
 
 def bases_table(root):
     "Corruption error of every base and strategy that was measured, as Markdown"
-    rows = list(of_runs(root/"nbs"/"results"))
-    recipe = root/"benchmarks"/"recipe_cells.csv"
-    if recipe.is_file(): rows += of_table(recipe)
-    t = pd.DataFrame(rows)
+    t = measured(root)
     known = [name for name in STRATEGIES if (t.case == name).any()]
-    lines = ["| | " + " | ".join(known) + " |", "| --- |" + " ---: |"*len(known)]
+    heads = [word(name).replace("Augment", "&shy;Augment") for name in known]
+    lines = ["| | " + " | ".join(heads) + " |", "| --- |" + " ---: |"*len(known)]
     for base, own in t.groupby("base", sort=False):
-        cells = [_cell(own[own.case == name]) for name in known]
-        seeds = own.case.value_counts().max()
-        name = f"{base}, mean of {seeds} seeds" if seeds > 1 else base
+        cells, seeds = [_cell(own[own.case == name]) for name in known], own.seeds.max()
+        name = f"{base} ({seeds} seeds)" if seeds > 1 else base
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
 def overview_rows(pages, root):
     "The body of the first page: the table, then each page with its line and its picture"
-    yield ("**Corruption error** in percent on test images, the mean over the 15 corruptions; in brackets the error on "
-           "clean images. Each row is a classifier, as it came (base) and fine-tuned in several ways.\n")
+    yield ABOUT
     yield bases_table(root) + "\n"
     for path, name, summary in pages:
         yield f"## [{name}](../{path})\n\n{summary}\n"

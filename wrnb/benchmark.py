@@ -25,9 +25,8 @@ from .measurement import (
     as_tuple, count_classes, error_table, panel_of, warn_of_chance, weighted_error)
 from .calibration import recording
 from .corrupted_sets import FIFTEEN
-from wrnb.evaluation import (
-    attacks_on, by_name, cells_of, check_different, first_images, images_to_measure, prepared, record_of,
-    with_intervals)
+from .evaluation import (
+    attacks_on, cells_of, check_different, first_images, models_and_images, prepared, record_of, with_intervals)
 from .rounds import answers_in, job_of
 
 # %% ../nbs/69_benchmark.ipynb #f382493f
@@ -52,8 +51,8 @@ class Evaluation:
 
 # %% ../nbs/69_benchmark.ipynb #fe2e817d
 def evaluate(
-    models:dict, # name -> Learner or model, or one alone; attacks on the first are transferred to the others
-    test:Dataset, # test images, or a `CorruptedSet`
+    models:dict, # name -> model, or one alone; attacks on the first are transferred to the others
+    test:Dataset, # test images or their name, or a `CorruptedSet`
     fit_on:Dataset=None, # images the universal attack is found on; None takes the test images
     severities:tuple=(1, 2, 3, 4, 5), # corruption severities, 1 to 5
     eps:tuple=(1/255, 2/255, 4/255, 8/255), # radii of the attacks, in [0,1] pixel units
@@ -75,7 +74,7 @@ def evaluate(
     confidences:bool=False, # keep how confident each answer was, for `Evaluation.calibration`
 )->Evaluation:
     "Errors of each model: clean, corrupted, attacked; the attacks of a radius share their images for the worst case"
-    models, test, run = by_name(models), images_to_measure(test), Run(out) if out else None
+    (models, test), run = models_and_images(models, test), Run(out) if out else None
     how, _ = _computing(seed, batch_size, workers, device), check_precision(precision)
     cells, kinds = cells_of(test, severities, families), attacks_on(test, attack_names, eps)
     job = job_of(list(models), test, cells, kinds, per_cell=per_cell, design=design, seed=how["seed"],

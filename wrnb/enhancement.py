@@ -30,6 +30,8 @@ from .data import data_hash
 from .models import as_model, load_weights, untouched, weights_hash
 from .inference import check_classifier
 from .training import keep_trained, train
+from .corruptions import Corruption
+from .estimation import design
 from .measurement import Clean, wrong_under
 from .validation import Validation
 from .augmentation import augmix, jensen_shannon, random_crop, random_flip
@@ -91,19 +93,38 @@ def _labels(ds):
 
 # %% ../nbs/62_enhancement.ipynb #d4dd1529
 _ALPHAS = [round(.05*k, 2) for k in range(20, -1, -1)]
+_COMPARED = 6  # steps that are compared under corruptions, at most
+_LOOKS = 2000  # corrupted images that they are compared on; a quarter of it if the images are large
 
 def _rise(before, after, slack=.015):
     "How much more is wrong than before, less what may be chance: 1.645 standard errors, at most `slack`"
     rise = after.astype(float) - before
     return rise.mean() - min(1.645*rise.std()/len(rise)**.5, slack)
 
-def _chosen_alpha(base, tuned, part, budget, device, slack=.015):
-    "The largest step from base to tuned of which these images do not show a rise above the budget (points)"
-    if not len(part): return 1.
+def _fitting(base, tuned, part, budget, device, slack):
+    "Steps from base to tuned of which these images do not show a rise above the budget (points), largest first"
     def wrong(net): return wrong_under(Clean(), {"": net}, part, device=device)[""]
     before = wrong(base)
     def fits(alpha): return _rise(before, wrong(interpolate(base, tuned, alpha)), slack) <= budget/100
-    return next(alpha for alpha in _ALPHAS if not alpha or fits(alpha))
+    return [alpha for alpha in _ALPHAS if not alpha or fits(alpha)]
+
+def _corrupted_errors(nets, part, protocol, device):
+    "Error of each model under the corruptions that may guide, each on other images of the part"
+    kinds = [Corruption(name, severity) for name in PROTOCOLS[protocol] for severity in (1, 3, 5)]
+    looks = _LOOKS//4 if _is_large(part) else _LOOKS
+    dealt = design(_labels(part), len(kinds), min(looks//len(kinds), len(part)))
+    found = [wrong_under(p, nets, subset(part, idxs), device=device) for p, idxs in zip(kinds, dealt)]
+    return {name: np.mean([wrong[name] for wrong in found]) for name in nets}
+
+def _chosen_alpha(base, tuned, part, protocol, budget, device, slack=.015):
+    "The step from base to tuned with the lowest error under corruptions, of those that keep the clean error"
+    if not len(part): return 1.
+    fitting = _fitting(base, tuned, part, budget=budget, device=device, slack=slack)
+    compared = fitting[::-(-len(fitting)//_COMPARED)]
+    if len(compared) == 1: return compared[0]
+    nets = {alpha: interpolate(base, tuned, alpha) for alpha in compared}
+    errors = _corrupted_errors(nets, part, protocol, device)
+    return min(compared, key=errors.get)
 
 # %% ../nbs/62_enhancement.ipynb #2811e6d8
 def _check_settings(s):
@@ -178,7 +199,7 @@ def _stepped_back(learn, base, part, record, device):
     alpha = record["alpha"]
     if alpha is None:
         slack = .015 if record["select"] is None else 0.  # images that the base has not seen are no upper guess
-        how = dict(budget=record["clean_budget"], device=device, slack=slack)
+        how = dict(protocol=record["protocol"], budget=record["clean_budget"], device=device, slack=slack)
         alpha = _chosen_alpha(base, learn.model, part, **how)
     if alpha < 1: learn.model.load_state_dict(interpolate(base, learn.model, alpha).state_dict())
     return alpha
@@ -290,7 +311,7 @@ def enhance(
     guide:str="weaknesses", # what sets the shares: "weaknesses", "online", "uniform", "gain" or "paper"
     attack_share:float=0.1, # share of the attack among the perturbations, 0 to 1
     eps:float=2/255, # radius of the attack trained against, above 0 up to 1, [0,1] pixel units
-    alpha:float=None, # step from the base to the tuned weights, 0 to 1; None: the largest within clean_budget
+    alpha:float=None, # step from the base to the tuned weights, 0 to 1; None: the best within clean_budget
     clean_budget:float=0.5, # how much the clean error may rise on images set apart, in points
     recipe:Recipe=Recipe(), # what `reva` is made of
     transforms:list=(random_crop, random_flip), # functions of a batch, before any view is made

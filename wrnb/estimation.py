@@ -7,7 +7,9 @@ __all__ = ['DESIGNS', 'POPULATIONS', 'PASSES', 'spread', 'same', 'design', 'vari
            'Estimate', 'estimate']
 
 # %% ../nbs/46_estimation.ipynb #dd53d8ac
+from copy import copy
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import numpy as np
 
@@ -258,8 +260,20 @@ class Pairs:
         self.population = population
         self.y, self.cell, self.image, self.labels = np.asarray(y, float), cell, image, labels
         self.n = np.bincount(cell)
-        self.means, residual, self.adjusted = _adjusted_if_it_pays(self, known)
-        self.residual = _residuals(residual, cell, image, labels)
+        self.means, self.adjusted = np.bincount(cell, self.y)/self.n, False
+        self.residual = _residuals(self.y, cell, image, labels)
+        self.plain = self
+        if known is not None: self._adjust(known)
+
+    def _adjust(self, known):
+        "Regression estimates, if there is enough to go by; the plain ones stay at hand"
+        part = (self.n < len(self.labels))[self.cell]
+        if self.n.min() < 3 or part.sum() < max(20*known.shape[1], 1): return
+        self.plain, self.means, self.adjusted = copy(self), self.means.copy(), True
+        cells, cell = np.unique(self.cell[part], return_inverse=True)
+        residual = self.y.copy()
+        self.means[cells], residual[part] = adjusted(self.y[part], cell, self.image[part], known)
+        self.residual = _residuals(residual, self.cell, self.image, self.labels)
 
     def weighted(self,
         weight:np.ndarray, # of each cell, [C]
@@ -280,22 +294,16 @@ class Pairs:
         share = self.n[counts].mean()/len(self.labels)
         return variance_of_set(u, image, len(self.labels), share)
 
-def _adjusted_if_it_pays(pairs, known):
-    "Each cell's mean, what to take residuals of, and were they adjusted?"
-    y, cell, n = pairs.y, pairs.cell, pairs.n
-    means, part = np.bincount(cell, y)/n, (n < len(pairs.labels))[cell]
-    pays = known is not None and part.any() and n.min() >= 3 and part.sum() >= 20*known.shape[1]
-    if not pays: return means, y, False
-    cells, numbered = np.unique(cell[part], return_inverse=True)
-    residual = y.copy()
-    means[cells], residual[part] = adjusted(y[part], numbered, pairs.image[part], known)
-    return means, residual, True
-
 
 # %% ../nbs/46_estimation.ipynb #a3c95629
 def _is_share(weight, y):
     "Is the weighted sum a mean of rights and wrongs?"
     return bool((weight >= 0).all() and abs(weight.sum() - 1) < 1e-9 and y.min() >= 0)
+
+def _surer(pairs, weight):
+    "The outcomes, adjusted or plain: whichever gives the weighted sum the smaller variance, and that variance"
+    found = [(p, p.variance(p.weighted(weight), weight)) for p in (pairs, pairs.plain)]
+    return min(found, key=itemgetter(1))
 
 def figure(
     pairs:Pairs, # the outcomes
@@ -305,8 +313,9 @@ def figure(
     "A weighted sum over cells of the mean outcome, with its interval"
     cells = len(pairs.n)
     weight = np.full(cells, 1/cells) if weight is None else np.asarray(weight, float)
+    pairs, variance = _surer(pairs, weight)
     counted, value = (weight != 0)[pairs.cell], float((weight*pairs.means).sum())
-    variance, exact = pairs.variance(pairs.weighted(weight), weight), _is_exact(pairs, weight)
+    exact = _is_exact(pairs, weight)
     is_share = share and _is_share(weight, pairs.y)
     low, high = (value, value) if exact else _interval(value, variance, is_share, counted.sum())
     n_images = len(np.unique(pairs.image[counted]))
@@ -341,12 +350,16 @@ def ratio(
     "Ratio of two weighted sums of paired outcomes, with its interval; raises `WrnbError` if it has none"
     cells = len(above.n)
     weight = np.full(cells, 1/cells) if weight is None else np.asarray(weight, float)
-    a, b = figure(above, weight), figure(below, weight)
-    if not b.value: raise WrnbError("a ratio to an error of 0 has no value: take the difference")
-    value = a.value/b.value
-    u = (above.weighted(weight) - value*below.weighted(weight))/b.value
-    se = above.variance(u, weight)**.5
-    return replace(a, value=value, low=max(value - 1.96*se, 0.), high=value + 1.96*se, se=se)
+    both = ((above, below), (above.plain, below.plain))
+    se, value = min(_ratio(a, b, weight) for a, b in both)
+    return replace(figure(above, weight), value=value, low=max(value - 1.96*se, 0.), high=value + 1.96*se, se=se)
+
+def _ratio(above, below, weight):
+    "Standard error and value of the ratio of two weighted sums"
+    a, b = float((weight*above.means).sum()), float((weight*below.means).sum())
+    if not b: raise WrnbError("a ratio to an error of 0 has no value: take the difference")
+    u = (above.weighted(weight) - a/b*below.weighted(weight))/b
+    return above.variance(u, weight)**.5, a/b
 
 
 # %% ../nbs/46_estimation.ipynb #da3043c3

@@ -21,6 +21,7 @@ from .images import as_images, classes_of
 from .image_sets import side_of, subset
 from .learners import class_order, images_of
 from .data import data_hash
+from .named import named_images, named_model
 from .models import as_model, logits_in, weights_hash
 from .inference import check_classifier
 from .corruptions import corruptions, pick_preset
@@ -94,6 +95,15 @@ def known_classes(
 )->list:
     "Names of the images' classes; None if nobody knows them"
     return test.classes if isinstance(test, CorruptedSet) else classes_of(test)
+
+def models_and_images(
+    models, # name -> Learner, module or name as `load_model` takes it; or one alone, called "model"
+    test, # images, a `CorruptedSet`, or a name as `load_data` takes it
+)->tuple: # models by name, and images
+    "Both, loaded if they are names; raises `WrnbError` if there are none, or several models without names"
+    models = by_name(models)
+    test = images_to_measure(named_images(test, next(iter(models.values())), "valid"))
+    return {name: named_model(model, known_classes(test)) for name, model in models.items()}, test
 
 def prepared(
     models:dict, # name -> Learner or model

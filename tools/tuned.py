@@ -1,0 +1,283 @@
+"""What the result pages on fine-tuned bases share: tables, pictures, parts of sentences.
+
+The tables are those of benchmarks/recipe.py and guided.py: a row per base, case and figure, with
+its 95 % interval, as it is (`against` is empty) or as a paired difference to another case; and a
+row per model, seed, perturbation and severity.
+"""
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pandas as pd
+import seaborn as sns
+
+from wrnb.corruptions import CORRUPTIONS
+
+ROOT = Path(__file__).resolve().parent.parent
+FIGURES = ["the 15", "worst three", "C-bar", "clean", "PGD"]
+STRATEGIES = ["standard", "augmix", "prime", "hybrid", "adversarial", "unguided", "reva"]
+WORDS = {
+    "augmix": "AugMix", "prime": "PRIME", "hybrid": "HybridAugment++", "reva": "REVa",
+    "reva, extra": "REVa", "unguided": "REVa unguided"}
+GUIDED = dict(weaknesses="reva", uniform="unguided")  # cases of guided.csv: their names here
+NO_BREAK = "\u00a0"  # a space at which no line ends
+ABOUT = dict(  # what a reader has to know of a way of fine-tuning
+    standard="*Standard* fine-tuning has no extra views.",
+    adversarial="*Adversarial* trains against PGD alone.",
+    unguided="*REVa unguided* draws all types of corruption equally often.")
+OF_OTHERS = "augmix", "prime", "hybrid"  # augmentations of other papers
+MARKERS = "os"  # of the first base and of the second
+
+
+def word(case): return WORDS.get(case, case)
+
+
+def in_words(n):
+    "A small number as a word"
+    words = "none one two three four five six seven eight nine".split()
+    return words[n] if n < len(words) else f"{n:,}"
+
+
+def listed(names):
+    "Names as a part of a sentence"
+    *first, last = [word(name) for name in names]
+    return f"{', '.join(first)} and {last}" if first else last
+
+
+def read(name):
+    "A table of benchmarks/, empty if it doesn't exist (yet)"
+    path = ROOT/"benchmarks"/f"{name}.csv"
+    if not path.is_file(): return pd.DataFrame(columns=["base"])
+    return pd.read_csv(path, keep_default_na=False)
+
+
+@dataclass
+class Tuned:
+    "A base and its fine-tuned copies, as measured"
+    name:str # of the base, as people read it
+    rows:pd.DataFrame # a row per case and figure
+    cells:pd.DataFrame # a row per model, seed, perturbation and severity
+
+    @property
+    def strategies(self): return [case for case in STRATEGIES if case in set(self.rows.case)]
+
+    @property
+    def peers(self): return [case for case in self.strategies if case != "reva"]
+
+    def about(self, case="reva"):
+        "What one case was made with: images, epochs, seeds, passes, commit, device"
+        return self.rows[self.rows.case == case].iloc[0]
+
+    def at(self, case, figure, against=""):
+        "One figure of a case, in percent; `against` another case the difference to it, in points"
+        rows = self.rows[self.rows.figure == figure]
+        own = rows[(rows.case == case) & (rows.against == against)]
+        if len(own): return own.iloc[0]
+        other = rows[(rows.case == against) & (rows.against == case)].iloc[0]
+        ends = dict(value=-other.value, low=-other.high, high=-other.low)
+        return pd.Series(other.to_dict() | ends)
+
+    def text(self, case, figure, against=""):
+        "The same with its interval, as text"
+        r, sign = self.at(case, figure, against), "+" if against else ""
+        return f"{r.value:{sign}.1f} ({r.low:{sign}.1f} to {r.high:{sign}.1f})"
+
+    def give_or_take(self, case, figure, against=""):
+        "The same with half of its interval, as text for a table"
+        r, sign = self.at(case, figure, against), "+" if against else ""
+        return f"{r.value:{sign}.1f} ± {(r.high - r.low)/2:.1f}".replace(" ", NO_BREAK)
+
+    def step(self, case, figure):
+        "From the base's error to that of the case, as text"
+        start, end = (self.at(name, figure).value for name in ("base", case))
+        return f"from {start:.1f} to {end:.1f} %"
+
+    def lower(self, figure, against):
+        "The strategies whose error is lower than another one's, by an interval off zero"
+        others = [case for case in self.strategies if case != against]
+        return [case for case in others if self.at(case, figure, against).high < 0]
+
+    def higher(self, figure, against):
+        "The strategies whose error is higher, by an interval off zero"
+        others = [case for case in self.strategies if case != against]
+        return [case for case in others if self.at(case, figure, against).low > 0]
+
+    def standing(self, figure):
+        "How REVa's error compares with the other strategies', as a part of a sentence"
+        worse, better = self.higher(figure, "reva"), self.lower(figure, "reva")
+        same = [case for case in self.peers if case not in (*worse, *better)]
+        all_others = f"lower than with each of the {in_words(len(worse))} others"
+        if len(worse) == len(self.peers): return all_others
+        parts = [("lower than with {}", worse), ("not told apart from that with {}", same),
+                 ("higher than with {}", better)]
+        return ", ".join(said.format(listed(names)) for said, names in parts if names)
+
+    def winner(self):
+        "Which strategy lowers the error under the 15 most, as a part of a sentence"
+        better, worse = self.lower("the 15", "reva"), self.higher("the 15", "reva")
+        verb = "lowers" if len(better) == 1 else "lower"
+        if better: return f"{listed(better)} {verb} it more than REVa"
+        if len(worse) == len(self.peers): return "REVa lowers it most"
+        return "none lowers it more than REVa"
+
+    def errors(self, cases=None):
+        "Every figure of every case with half of its interval, and what the case cost"
+        cases = cases or self.models
+        cost = self.rows.drop_duplicates("case").set_index("case")[["passes", "alpha"]]
+        def number(value): return "" if value == "" else f"{float(value):.2f}"
+        def row(case):
+            own = {figure: self.give_or_take(case, figure) for figure in FIGURES}
+            return own | cost.loc[case].map(number).to_dict()
+        return pd.DataFrame({word(case): row(case) for case in cases}).T
+
+    @property
+    def models(self): return ["base", *self.strategies]
+
+    def values(self):
+        "Every figure of every model in percent, without intervals"
+        def column(figure): return {word(m): self.at(m, figure).value for m in self.models}
+        return pd.DataFrame({figure: column(figure) for figure in FIGURES})
+
+    def by_family(self):
+        "Error in percent: clean, under each family of corruptions, under C-bar and under PGD"
+        errors = 100*self.cells.groupby(["family", "model"]).error.mean().unstack()
+        shown = ["clean", *CORRUPTIONS, "c-bar", "white_box"]
+        return errors.loc[shown, self.models].rename({"c-bar": "C-bar", "white_box": "PGD"})
+
+    def by_type(self):
+        "Error in percent under each of the 15 corruptions and of C-bar, over severities and seeds"
+        c = self.cells[self.cells.model.isin(self.models)]
+        errors = 100*c.groupby(["family", "perturbation", "model"]).error.mean().unstack()
+        order = [(f, p) for f, types in CORRUPTIONS.items() for p in types]
+        order += [pair for pair in errors.index if pair[0] == "c-bar"]
+        return errors.loc[order, self.models].droplevel("family")
+
+    def explained(self):
+        "What its strategies are, in a sentence or two"
+        others = [case for case in self.strategies if case in OF_OTHERS]
+        said = [ABOUT[case] for case in self.strategies if case in ABOUT]
+        what = "is another paper's way" if len(others) == 1 else "are the ways of other papers"
+        if others: said.append(f"{listed(others)} {what} ([strategies](../61_strategies.ipynb)).")
+        return " ".join(said)
+
+    @property
+    def pgd_radius(self):
+        "The radius of PGD, in grey levels"
+        return f"{self.cells.severity[self.cells.perturbation == 'pgd'].iloc[0]:g}/255"
+
+
+def set_up(bases):
+    "With what each base was fine-tuned and measured, a column per base"
+    columns = dict(
+        n_train="training images", epochs="epochs of REVa", seeds="seeds",
+        passes="passes per image", alpha="mean alpha", n_test="test images",
+        per_cell="of them per cell", device="device", commit="commit")
+    def described(base):
+        row = base.about("reva" if base.strategies else base.rows.case.iloc[-1]).copy()
+        row["alpha"], row["passes"] = f"{float(row.alpha):.2f}", f"{float(row.passes):.1f}"
+        for name in ("n_train", "n_test"): row[name] = f"{row[name]:,}"
+        return row[list(columns)].rename(columns)
+    return pd.DataFrame({base.name: described(base) for base in bases})
+
+
+def read_tuned(names, table="recipe"):
+    "The bases of this table that were measured, in this order: {key: `Tuned`}"
+    rows, cells = read(table), read(f"{table}_cells")
+    known = [key for key in names if key in set(rows.base)]
+    def own(key): return rows[rows.base == key], cells[cells.base == key]
+    return {key: Tuned(names[key], *own(key)) for key in known}
+
+
+def read_best(names):
+    "The bases as recipe.csv has them, and those that only guided.csv has, as if it were the same"
+    compared, guided = read_tuned(names), read_tuned(names, "guided")
+    for base in guided.values():
+        base.rows = base.rows.replace(dict(case=GUIDED, against=GUIDED))
+        base.cells = base.cells.replace(dict(model=GUIDED))
+    return {key: (guided | compared)[key] for key in names if key in guided | compared}
+
+
+def published(key):
+    "A published base: its file, network, the publisher's accuracy, and how many answers are wrong"
+    table = pd.read_csv(ROOT/"nbs"/"results"/"published_models.csv", keep_default_na=False)
+    return table.set_index("base").loc[key]
+
+
+OTHER_DRAW = .6  # points by which leaving out a tenth of the test images can change a clean error
+CLEAN = ("The error that {by} gives for the {base.name} is {published:.2f} %; on all {n:,} test "
+         "images we count {counted:.2f} %, on {here.n_test:,} of them here {here.value:.2f} %.")
+MISREAD = ("That is more than the draw explains: for this table the base got pixels that were not "
+           "normalised as its publisher did it, so it starts weaker than it is.")
+
+
+def clean_errors(bases):
+    "The published error of each base, what we count, and what its table has: a sentence or two"
+    for key, base in bases.items():
+        p, here = published(key), base.at("base", "clean")
+        counted, said = 100*p.n_wrong/p.n, dict(by=p.publisher, published=100 - p.accuracy, n=p.n)
+        yield CLEAN.format(base=base, here=here, counted=counted, **said)
+        if abs(here.value - counted) > OTHER_DRAW: yield MISREAD
+
+
+# --- pictures ------------------------------------------------------------------------------------
+
+def interval(ax, r, y, marker, good_below):
+    "A difference with its interval: green if it speaks for what is shown, red if against"
+    below, above = ("C2", "C3") if good_below else ("C3", "C2")
+    color = below if r.high < 0 else above if r.low > 0 else "grey"
+    ends = [[r.value - r.low], [r.high - r.value]]
+    ax.errorbar(r.value, y, xerr=ends, fmt=marker, ms=4, capsize=2, color=color)
+
+
+def panels(labels):
+    "A panel per figure, with a row per label"
+    size = dict(figsize=(8, 1 + .3*len(labels)), layout="constrained")
+    fig, axs = plt.subplots(1, len(FIGURES), sharey=True, **size)
+    for ax, figure in zip(axs, FIGURES):
+        ax.axvline(0, color="black", lw=.8)
+        ax.set(yticks=range(len(labels)), yticklabels=labels[::-1])
+        ax.set(ylim=(-.6, len(labels) - .4))
+        ax.set_title(figure, fontsize=10)
+        ax.tick_params(labelsize=8)
+        ax.grid(axis="y", visible=False)
+    return fig, axs
+
+
+def forest(bases, against="base"):
+    "Each strategy minus the base, or minus REVa: differences with intervals, a panel per figure"
+    first, *_ = bases = list(bases)
+    cases = first.strategies if against == "base" else ["base", *first.peers]
+    fig, axs = panels([word(case) for case in cases])
+    for ax, figure in zip(axs, FIGURES):
+        for k, base in enumerate(bases):
+            for row, case in enumerate(reversed(cases)):
+                r, y = base.at(case, figure, against), row + .12*(len(bases) - 1) - .24*k
+                interval(ax, r, y, MARKERS[k], good_below=against == "base")
+    side = "left of zero: more robust" if against == "base" else "right of zero: REVa is better"
+    fig.supxlabel(f"minus {word(against)}, in points of error ({side})", fontsize=9)
+    return fig
+
+
+def type_map(base):
+    "Error under each type of corruption and each model"
+    errors = base.by_type()
+    fig, ax = plt.subplots(figsize=(7, 1 + .27*len(errors)), layout="constrained")
+    labels = dict(yticklabels=[name.replace("_", " ") for name in errors.index],
+                  xticklabels=[word(case).replace("Augment", "-\nAugment") for case in errors])
+    numbers = dict(annot=True, fmt=".0f", annot_kws=dict(size=8))
+    sns.heatmap(errors, cmap="rocket_r", cbar=False, ax=ax, **labels, **numbers)
+    ax.axhline(sum(map(len, CORRUPTIONS.values())), color="white", lw=4)  # above: trained against
+    ax.set(xlabel="", ylabel="")
+    ax.tick_params(labelsize=8, rotation=0)
+    return fig
+
+
+def gallery(images, titles, columns=8):
+    "Images with their titles, from left to right"
+    rows = -(-len(images)//columns)
+    fig, axs = plt.subplots(rows, columns, figsize=(7.2, 1.3*rows), layout="constrained")
+    for ax in axs.flat: ax.axis("off")
+    for ax, image, title in zip(axs.flat, images, titles):
+        ax.imshow(image.permute(1, 2, 0), interpolation="nearest")
+        ax.set_title(title, fontsize=7)
+    return fig
