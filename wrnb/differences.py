@@ -287,6 +287,7 @@ class Pool:
         if self.outcomes: within, noise = _shared_noise(self.outcomes, scale, rows, k)
         else: within, noise = sum(e.se**2 for e in each)/k**2, [e.se**2*(1 - 1/k) for e in each]
         low, high, se, between = _pooled_interval(values, within, noise)
+        if k == 1: low, high = each[0].low, each[0].high
         ends = dict(value=float(np.mean(values)), low=float(low), high=float(high), se=float(se))
         known = asdict(each[0]) | ends | dict(seeds=k, se_within=within**.5, sd_between=between)
         return PooledEstimate(**known, **names)

@@ -121,7 +121,7 @@ def _chosen_alpha(base, tuned, part, protocol, budget, device, slack=.015):
     if not len(part): return 1.
     fitting = _fitting(base, tuned, part, budget=budget, device=device, slack=slack)
     compared = fitting[::-(-len(fitting)//_COMPARED)]
-    if len(compared) == 1: return compared[0]
+    if len(compared) == 1 or protocol is None: return compared[0]
     nets = {alpha: interpolate(base, tuned, alpha) for alpha in compared}
     errors = _corrupted_errors(nets, part, protocol, device)
     return min(compared, key=errors.get)
@@ -194,12 +194,15 @@ def _term_of(terms):
     return next((p for t in terms for p in (t, getattr(t, "other", None)) if isinstance(p, Perturbed)), None)
 
 # %% ../nbs/63_enhancement.ipynb #6d4595b1
-def _stepped_back(learn, base, part, record, device):
+_NOT_FOR_CORRUPTIONS = ("standard", "adversarial")  # strategies that go as far as the clean error lets them
+
+def _stepped_back(learn, base, part, record, strategy, device):
     "The Learner's model, brought back towards the base as far as the clean error asks for; returns alpha"
     alpha = record["alpha"]
     if alpha is None:
         slack = .015 if record["select"] is None else 0.  # images that the base has not seen are no upper guess
-        how = dict(protocol=record["protocol"], budget=record["clean_budget"], device=device, slack=slack)
+        protocol = None if strategy in _NOT_FOR_CORRUPTIONS else record["protocol"]
+        how = dict(protocol=protocol, budget=record["clean_budget"], device=device, slack=slack)
         alpha = _chosen_alpha(base, learn.model, part, **how)
     if alpha < 1: learn.model.load_state_dict(interpolate(base, learn.model, alpha).state_dict())
     return alpha
@@ -230,7 +233,7 @@ def _tuned(net, base, images, *, plan, record, cbs):
         _finished(learn, run, strategy)
         return learn
     learn = train(net, ds, test, epochs=record["epochs"], cbs=cbs, out=run and run/strategy, **same)
-    learn.alpha = _stepped_back(learn, base, part, record, device)
+    learn.alpha = _stepped_back(learn, base, part, record, strategy, device)
     guides = [cb for cb in cbs if isinstance(cb, GuideCallback)]
     learn.guide = _outcome(guides[0], learn.model) if guides else None
     if run: _keep(learn, run, strategy)
