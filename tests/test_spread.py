@@ -98,7 +98,7 @@ def test_a_table_alone_still_has_intervals(part):
 
 PART = ["--data", "digits", *SETUP, "--attacks", "pgd", "--attack-eps", "8"]
 KEPT = "evaluation.csv", "outcomes.parquet", "images.parquet"
-ROUNDS = {"--per-cell": ["20"], "--half-width": ["1.8", "--per-cell", "10"]}
+ROUNDS = {"--per-cell": ["20"], "--half-width": ["1.2", "--per-cell", "10"]}
 
 
 def test_validation_deals_each_subset_to_the_perturbations(models, images):

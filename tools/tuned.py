@@ -157,7 +157,7 @@ class Tuned:
         others = [case for case in self.strategies if case in OF_OTHERS]
         said = [ABOUT[case] for case in self.strategies if case in ABOUT]
         what = "is another paper's way" if len(others) == 1 else "are the ways of other papers"
-        if others: said.append(f"{listed(others)} {what} ([strategies](../62_strategies.ipynb)).")
+        if others: said.append(f"{listed(others)} {what}.")
         return " ".join(said)
 
     @property

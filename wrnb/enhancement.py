@@ -233,7 +233,7 @@ def _tuned(net, base, images, *, plan, record, cbs):
         _finished(learn, run, strategy)
         return learn
     learn = train(net, ds, test, epochs=record["epochs"], cbs=cbs, out=run and run/strategy, **same)
-    learn.alpha = _stepped_back(learn, base, part, record, strategy, device)
+    learn.alpha = _stepped_back(learn, base, part, record, strategy=strategy, device=device)
     guides = [cb for cb in cbs if isinstance(cb, GuideCallback)]
     learn.guide = _outcome(guides[0], learn.model) if guides else None
     if run: _keep(learn, run, strategy)
