@@ -196,7 +196,7 @@ def test_rounds_of_a_search_are_shared(digits_model, members, tmp_path):
 def test_rounds_of_an_evaluation_are_shared(digits_model, members, tmp_path):
     "As those of a search: one is killed in the second round and started again"
     setup = ["--data", "digits", "--model", digits_model, "--limit", "200", "--test-limit", "60"]
-    rounds = ["--attacks", "--half-width", "1.8", "--per-cell", "10"]
+    rounds = ["--attacks", "--half-width", "1.2", "--per-cell", "10"]
     command = ["evaluate", str(tmp_path/"two"), *setup, *rounds]
     assert main(["evaluate", str(tmp_path/"one"), *command[2:]]) == 0
     parts = tmp_path/"two/parts/evaluate"

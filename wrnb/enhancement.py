@@ -119,7 +119,8 @@ def _corrupted_errors(nets, part, protocol, device):
 def _chosen_alpha(base, tuned, part, protocol, budget, device, slack=.015):
     "The step from base to tuned with the lowest error under corruptions, of those that keep the clean error"
     if not len(part): return 1.
-    fitting = _fitting(base, tuned, part, budget=budget, device=device, slack=slack)
+    *fitting, none = _fitting(base, tuned, part, budget=budget, device=device, slack=slack)
+    if not fitting: return none
     compared = fitting[::-(-len(fitting)//_COMPARED)]
     if len(compared) == 1 or protocol is None: return compared[0]
     nets = {alpha: interpolate(base, tuned, alpha) for alpha in compared}
