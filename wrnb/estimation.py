@@ -302,7 +302,7 @@ def _is_share(weight, y):
 
 def _surer(pairs, weight):
     "The outcomes, adjusted or plain: whichever gives the weighted sum the smaller variance, and that variance"
-    found = [(p, p.variance(p.weighted(weight), weight)) for p in (pairs, pairs.plain)]
+    found = [(p, p.variance(p.weighted(weight), weight)) for p in dict.fromkeys((pairs, pairs.plain))]
     return min(found, key=itemgetter(1))
 
 def figure(
@@ -350,9 +350,10 @@ def ratio(
     "Ratio of two weighted sums of paired outcomes, with its interval; raises `WrnbError` if it has none"
     cells = len(above.n)
     weight = np.full(cells, 1/cells) if weight is None else np.asarray(weight, float)
-    both = ((above, below), (above.plain, below.plain))
-    se, value = min(_ratio(a, b, weight) for a, b in both)
-    return replace(figure(above, weight), value=value, low=max(value - 1.96*se, 0.), high=value + 1.96*se, se=se)
+    both = dict.fromkeys([(above, below), (above.plain, below.plain)])
+    se, value, above = min(((*_ratio(a, b, weight), a) for a, b in both), key=itemgetter(0))
+    ends = dict(low=max(value - 1.96*se, 0.), high=value + 1.96*se)
+    return replace(figure(above, weight), value=value, se=se, adjusted=above.adjusted, **ends)
 
 def _ratio(above, below, weight):
     "Standard error and value of the ratio of two weighted sums"
