@@ -38,7 +38,7 @@ class Source:
     eps:float=2. # radius of the attacks, in grey levels
     bs:int=128 # images per step
     lr:float=.02 # peak learning rate
-    select:float=.1 # share of the test images that the step back is chosen by
+    select:float=.5 # share of the test images that the step back is chosen by; the others are reported
     transforms:tuple=(random_crop, random_flip)
     stats:str=None # name in `STATS` of the publisher's mean and deviation; None: the architecture's
 

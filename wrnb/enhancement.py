@@ -80,9 +80,9 @@ def selection(
     labels:list, # class numbers of the training images
     seed:int=0, # random seed of the draw
 )->np.ndarray: # indices in increasing order; none if there are fewer than ten images
-    "A tenth of the training images, at most 1,000, each class in proportion"
+    "A tenth of the training images, at most 5,000, each class in proportion"
     labels = np.asarray(labels)
-    n = min(1000, len(labels)//10)
+    n = min(5000, len(labels)//10)
     order = np.random.default_rng([seed, 16]).permutation(len(labels))
     order = order[np.argsort(labels[order], kind="stable")]  # by class, at random within each
     return np.sort(order[np.arange(n)*len(labels)//n + len(labels)//n//2]) if n else order[:0]
