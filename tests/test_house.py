@@ -19,7 +19,7 @@ from tools import house
 ROOT = Path(__file__).resolve().parent.parent
 ROOMS = """late core progress randomness tables runs pictures items columns images image_sets hub_data folders
     learners data loaders networks checkpoints zoo models hub_models sources pretrained catalogue
-    named folding inference callbacks together training neighbors search scoring weak corrections
+    named folding inference callbacks together training neighbors precision search scoring weak corrections
     splines exchange c_bar arrays corruptions imagecorruptions transforms autoattack attacks closeups shelf
     workbench estimation calibration outcomes measurement monitoring validation augmentation peers
     terms heads averaging fine_tuning guidance gains watch strategies enhancement archives

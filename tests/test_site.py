@@ -86,7 +86,7 @@ def test_links_lead_to_what_has_a_place_on_a_page():
     text = (f"[`Scores`]({site}/scoring.html#scores), [`_hash`]({site}/data.html#_hash), "
             f"[`Run._x`]({site}/runs.html#run._x)")
     assert local_links(text, site, 1) == "[`Scores`](../scoring.html#scores), `_hash`, `Run._x`"
-    assert local_links(f"[`No`]({site}/core.html#no), [a](32_scoring.ipynb#x)", site, 0) == "`No`, [a](scoring.ipynb#x)"
+    assert local_links(f"[`No`]({site}/core.html#no), [a](33_scoring.ipynb#x)", site, 0) == "`No`, [a](scoring.ipynb#x)"
 
 
 # The groups of rooms

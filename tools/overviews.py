@@ -23,7 +23,7 @@ GROUPS = {  # group of rooms: its rooms, from left to right
         "pictures items columns images image_sets hub_data folders learners data loaders "
         "networks checkpoints zoo models hub_models sources pretrained catalogue named "
         "folding inference callbacks together training",
-    "Weak samples": "neighbors search scoring weak corrections",
+    "Weak samples": "neighbors precision search scoring weak corrections",
     "Perturbations":
         "splines exchange c_bar arrays corruptions imagecorruptions transforms autoattack attacks "
         "closeups shelf workbench",

@@ -16,7 +16,7 @@ NAMES_SHOWN = 3  # names of private helpers in the label of a fold; the rest is 
 
 
 def page_name(name):
-    "The page of a notebook, named as nbdev's own links name it: 32_scoring.ipynb -> scoring.ipynb"
+    "The page of a notebook, named as nbdev's own links name it: 33_scoring.ipynb -> scoring.ipynb"
     return re.sub(r"^\d+[a-zA-Z0-9]*_", "", name.lower())
 
 

@@ -1,7 +1,7 @@
 """Run notebooks in place and keep their outputs, so that pages show them.
 
     python -m tools.run_notebooks                       every notebook
-    python -m tools.run_notebooks 32_scoring index      these
+    python -m tools.run_notebooks 33_scoring index      these
     python -m tools.run_notebooks --workers 1
     python -m tools.run_notebooks results/corruptions --slow   with the cells that need real images
 
@@ -95,7 +95,7 @@ def run_all(paths, slow, workers):
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", help="notebooks, such as 32_scoring or results/cifar10; default: all")
+    parser.add_argument("names", nargs="*", help="notebooks, such as 33_scoring or results/cifar10; default: all")
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes; default: one per core")
     parser.add_argument("--slow", action="store_true", help="run the cells marked slow as well: they need "
                         "CIFAR-10 and the sample of Imagenette in fastai's data folder")

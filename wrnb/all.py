@@ -26,6 +26,7 @@ from .catalogue import *
 from .inference import *
 from .training import *
 from .neighbors import *
+from .precision import *
 from .search import *
 from .scoring import *
 from .weak import *
@@ -62,7 +63,7 @@ _rooms = (
     wrnb.late, wrnb.core, wrnb.progress, wrnb.randomness, wrnb.tables, wrnb.runs,
     wrnb.columns, wrnb.hub_data, wrnb.data, wrnb.loaders, wrnb.networks,
     wrnb.checkpoints, wrnb.models, wrnb.hub_models, wrnb.pretrained, wrnb.catalogue,
-    wrnb.inference, wrnb.training, wrnb.neighbors, wrnb.search, wrnb.scoring, wrnb.weak,
+    wrnb.inference, wrnb.training, wrnb.neighbors, wrnb.precision, wrnb.search, wrnb.scoring, wrnb.weak,
     wrnb.corrections, wrnb.exchange, wrnb.c_bar, wrnb.arrays, wrnb.corruptions,
     wrnb.transforms, wrnb.autoattack, wrnb.attacks, wrnb.closeups, wrnb.shelf, wrnb.workbench,
     wrnb.estimation, wrnb.calibration, wrnb.outcomes, wrnb.measurement, wrnb.monitoring,

@@ -240,6 +240,18 @@ def finish(self:Run,
         self.write_config(config)
     shutil.rmtree(self.parts(stage), ignore_errors=True)
 
+# %% ../nbs/05_runs.ipynb #a39497c6
+@patch
+def note(self:Run,
+    stage:str, # a stage that was entered
+    **values, # what came of it
+):
+    "Add what came of a stage to its record; only the first process writes"
+    if not first_process(): return
+    config = self.config
+    config["stages"][stage] |= values
+    self.write_config(config)
+
 # %% ../nbs/05_runs.ipynb #b82e3c49
 @patch
 def drop(self:Run,
