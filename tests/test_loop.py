@@ -127,6 +127,17 @@ def test_a_done_command_says_so_and_changes_no_table(base, capsys):
     assert err == "" and tables(base) == before
 
 
+def test_auto_is_the_precision_of_the_scores_alone(tmp_path):
+    command = ["run", "digits", "--out", tmp_path/"auto", *RUN, "--precision", "auto"]
+    assert "precision: " in run_command(*command)
+    assert "precision: " not in run_command(*command)  # is done: nothing is measured again
+    run = Run(tmp_path/"auto")
+    record = run.record("score")
+    chosen = record["options"]["precision"]
+    assert chosen in ("fp32", "bf16") and record["precision_check"].startswith(f"{chosen}: bf16 is")
+    assert {run.options(stage)["precision"] for stage in ("validate", "enhance reva", "evaluate")} == {"fp32"}
+
+
 # --- killed, and started again --------------------------------------------------------------------
 
 @pytest.fixture(scope="module")

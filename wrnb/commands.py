@@ -130,12 +130,15 @@ def _check(given):
     loop.say(f"\nGo on with wrnb evaluate {loop.run.path} or wrnb report {loop.run.path}")
 
 # %% ../nbs/88_commands.ipynb #ccda110f
-def _check_finished(loop, given, evaluated, strategies):
-    "Compare the options of all stages that were finished"
+def _stages(loop, given, strategies):
+    "Each stage of the whole loop as a function without arguments"
+    exact = given | dict(precision="fp32") if given.get("precision") == "auto" else given  # auto is for scores
+    evaluated = {k: v for k, v in exact.items() if k != "families"}
     tuned = {f"enhance {s}": partial(loop.enhance, s) for s in strategies}
     stages = dict(base=loop.train_base, score=loop.score, weak=loop.weak, validate=loop.validate)
-    stages = {s: partial(_call, f, given) for s, f in (stages | tuned).items()}
-    loop.check_finished(stages | dict(evaluate=partial(_call, loop.evaluate, evaluated)))
+    stages |= tuned | dict(evaluate=loop.evaluate)
+    options = dict(score=given, evaluate=evaluated)
+    return {stage: partial(_call, f, options.get(stage, exact)) for stage, f in stages.items()}
 
 def _run(given,
     strategies:tuple=("standard", "augmix", "reva"), # strategies of fine-tuning to compare
@@ -143,15 +146,15 @@ def _run(given,
     known = wrnb.enhancement.STRATEGIES
     for strategy in strategies: wrnb.core.check_choice("strategies", strategy, known)
     loop, given = _begin(given)
-    evaluated = {k: v for k, v in given.items() if k != "families"}
-    _check_finished(loop, given, evaluated, strategies)
-    for stage in (loop.train_base, loop.score, loop.weak): _call(stage, given)
-    if loop.has_weak: _call(loop.validate, given)
+    stages = _stages(loop, given, strategies)
+    loop.check_finished(stages)
+    for stage in ("base", "score", "weak"): stages[stage]()
+    if loop.has_weak: stages["validate"]()
     unguided = "reva" in strategies and _call(loop.unguided, given)
     if unguided: loop.say(f"enhance: reva is left out, since {unguided}")
     for strategy in strategies:
-        if not (unguided and strategy == "reva"): _call(partial(loop.enhance, strategy), given)
-    evaluation = _call(loop.evaluate, evaluated)
+        if not (unguided and strategy == "reva"): stages[f"enhance {strategy}"]()
+    evaluation = stages["evaluate"]()
     start = time.monotonic()
     page = loop.report()
     _say_errors(loop, evaluation)
