@@ -16,20 +16,21 @@ on. Six minutes of one core for digits and three seeds.
 """
 from pathlib import Path
 
-from tuning import options, show_figures, study
+from tuning import WHOLE_STEP, options, show_figures, study
 from wrnb.guidance import GUIDES
 
 
 def cases_of(guides, protocol):
-    "The name of a case, and how it is trained"
+    "The name of a case, and how it is trained: with the step back, and without it"
     names = {g: g if protocol == "all" else f"{g}, {protocol}" for g in guides}
-    return {names[g]: ("reva", dict(guide=g, protocol=protocol)) for g in guides}
+    cases = {names[g]: ("reva", dict(guide=g, protocol=protocol)) for g in guides}
+    return cases | {case + WHOLE_STEP: how for case, how in cases.items()}
 
 
 def main():
     a = options(__doc__, Path(__file__).with_suffix(".csv"), ["weaknesses", "uniform"])
     cases = cases_of([g for g in GUIDES if g in {"uniform", *a.only}], a.protocol)
-    unguided, = cases_of(["uniform"], a.protocol)
+    unguided, _ = cases_of(["uniform"], a.protocol)  # with and without the step back
     for name in a.bases: study(name, cases, a, unguided, a.csv)
     show_figures(a.csv)
 

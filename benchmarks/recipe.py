@@ -17,8 +17,8 @@ from tuning import options, show_figures, study
 from wrnb.enhancement import Recipe, STRATEGIES
 
 CASES = {name: (name, {}) for name in ("reva", *(s for s in STRATEGIES if s != "reva"))} | {
-    "reva, alpha 1": ("reva", dict(alpha=1.)),
-    "augmix, alpha 1": ("augmix", dict(alpha=1.)),
+    "reva, alpha 1": ("reva", {}),
+    "augmix, alpha 1": ("augmix", {}),
     "reva, extra": ("reva", dict(protocol="extra")),
     "uniform shares": ("reva", dict(guide="uniform")),
     "online shares": ("reva", dict(guide="online")),

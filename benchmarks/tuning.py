@@ -1,5 +1,4 @@
 """What guided.py and recipe.py share: bases, fine-tunings, and what is measured of them."""
-import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +10,7 @@ from fastai.torch_core import set_seed
 import wrnb.weak  # gives `Scores` its methods
 from common import DATA, add_options, begin, origin, parser, write_csv
 from wrnb.augmentation import random_crop, random_flip
+from wrnb.averaging import interpolate
 from wrnb.benchmark import evaluate
 from wrnb.differences import pool
 from wrnb.enhancement import enhance, equal_epochs, passes
@@ -21,6 +21,8 @@ from wrnb.image_sets import limited, subset
 from wrnb.pretrained import load_model
 from wrnb.scoring import score_robustness
 from wrnb.setup import Setup
+from wrnb.step_back import SLACK, choose_alpha, selection
+from wrnb.strategies import NOT_FOR_CORRUPTIONS
 from wrnb.terms import TermsCallback
 from wrnb.training import train
 from wrnb.validation import all_perturbations, validate
@@ -101,13 +103,21 @@ class Base:
         return validate(self.net, self.weak, self.train, limited(self.test, 100), **how)
 
     def tuned(self, strategy, seed, out, ds=None, **more):
-        "The Learner after a fine-tuning at equal passes"
+        "The model after a fine-tuning at equal passes, before the step back"
         s, a = self.source, self.a
-        return enhance(
+        learn = enhance(
             self.net, self.found, strategy, self.train if ds is None else ds, limited(self.test, 500),
             epochs=equal_epochs(strategy, a.epochs), select=self.select, transforms=list(s.transforms),
             lr=s.lr, bs=s.bs, eps=s.eps/255, seed=seed, out=out, device=a.device,
-            precision=a.precision, **more)
+            precision=a.precision, alpha=1., **more)
+        return learn.model.eval()
+
+    def step(self, tuned, strategy, seed, protocol="all"):
+        "The step back that `enhance` would choose"
+        known = self.select is None
+        part = subset(self.train, selection(self.train.labels, seed)) if known else self.select
+        protocol = None if strategy in NOT_FOR_CORRUPTIONS else protocol
+        return choose_alpha(self.net, tuned, part, protocol, slack=SLACK if known else 0., device=self.a.device)
 
 
 def half_weak(base):
@@ -137,15 +147,21 @@ def cost(base, strategy, more):
     return own + probes_per_image(kinds, len(base.train), base.a.epochs)
 
 
+WHOLE_STEP = ", alpha 1"  # the end of a case's name: the same training, without the step back
+
+
 def with_seed(base, cases, seed, keep):
     "The base and its fine-tuned copies of one seed: what each cost, and their two evaluations"
-    nets, about = {"base": base.net}, {}
+    nets, about, whole = {"base": base.net}, {}, {}
     for case, (strategy, more) in cases.items():
         if case == "half weak": more = dict(ds=half_weak(base))
-        out = keep and keep/f"{base.name}-{case.replace(', ', '-').replace(' ', '_')}-{seed}"
-        learn = base.tuned(strategy, seed, out, **more)
-        nets[case] = copy.deepcopy(learn.model).eval()
-        about[case] = dict(alpha=learn.alpha, passes=cost(base, strategy, more))
+        training = case.removesuffix(WHOLE_STEP)
+        out = keep and keep/f"{base.name}-{training.replace(', ', '-').replace(' ', '_')}-{seed}"
+        if training not in whole: whole[training] = base.tuned(strategy, seed, out, **more)
+        alpha = 1. if training != case else base.step(
+            whole[training], strategy, seed, protocol=more.get("protocol", "all"))
+        nets[case] = interpolate(base.net, whole[training], alpha)
+        about[case] = dict(alpha=alpha, passes=cost(base, strategy, more))
         print(base.name, case, seed, about[case], flush=True)
     name = f"{base.name}-evaluation-{'-'.join(cases)[:40]}-{seed}"
     return about, evaluated(base, nets, keep and keep/name)
@@ -167,11 +183,12 @@ def pooled(seeds, case, against=None):
 
 
 def figures(base, seeds, against):
-    "A row per case and figure, as it is and as a difference to the base and to the case `against`"
+    "A row per case and figure, as it is and as differences to the base and to the case `against`"
     for case in ("base", *seeds[0][0]):
         about = pd.DataFrame([own[case] for own, _ in seeds if case in own])
         costs = dict(alpha=about.alpha.mean(), passes=about.passes.mean()) if len(about) else {}
-        for other in dict.fromkeys((None, "base", against)):
+        whole = [against + WHOLE_STEP] if case.endswith(WHOLE_STEP) and against + WHOLE_STEP in seeds[0][0] else []
+        for other in dict.fromkeys((None, "base", against, *whole)):
             if case == other: continue
             for row in pooled(seeds, case, other):
                 yield dict(case=case, against=other or "") | row | costs

@@ -22,7 +22,7 @@ ROOMS = """late core progress randomness tables runs pictures items columns imag
     named folding inference callbacks together training neighbors precision search scoring weak corrections
     splines exchange c_bar arrays corruptions imagecorruptions transforms autoattack attacks closeups shelf
     workbench estimation calibration outcomes measurement monitoring validation augmentation peers
-    terms heads averaging fine_tuning guidance gains watch strategies enhancement archives
+    terms heads averaging fine_tuning guidance gains watch strategies step_back enhancement archives
     corrupted_sets corrupted_copies shifted_sets evaluation rounds benchmark differences reliability
     checkup setup loop shifts times checks findings words figures gallery sections report comparison
     gate commands cli""".split()

@@ -28,7 +28,7 @@ from torchvision.transforms import v2
 
 from wrnb.all import *
 from wrnb.corruptions import Corruption, FAMILY
-from wrnb.enhancement import Recipe, _chosen_alpha, selection
+from wrnb.enhancement import Recipe, choose_alpha, selection
 from wrnb.heads import _head
 from wrnb.loop import Loop
 from wrnb.networks import digits_net
@@ -603,8 +603,8 @@ def test_a_step_that_goes_too_far_is_shortened_to_where_corruptions_are_met_best
     ds, test = some_digits
     base = as_model(trained_digits(ds, test)).eval()
     better = as_model(reva(base, ds, test, alpha=1, epochs=8, lr=.05).model).eval()
-    far, how = beyond(base, better, 3), dict(protocol="extra", budget=100, device="cpu")
-    alpha = _chosen_alpha(base, far, test, **how)
+    far, how = beyond(base, better, 3), dict(protocol="extra", clean_budget=100, device="cpu")
+    alpha = choose_alpha(base, far, test, **how)
     kinds = [Corruption(name, s) for name in PROTOCOLS["extra"] for s in (1, 3, 5)]
     found = {a: error_when_corrupted(interpolate(base, far, a), test, kinds) for a in (0, alpha, 1)}
     assert 0 < alpha < 1 and found[alpha] < min(found[0], found[1])

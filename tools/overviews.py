@@ -29,7 +29,7 @@ GROUPS = {  # group of rooms: its rooms, from left to right
         "closeups shelf workbench",
     "Weaknesses":
         "estimation calibration outcomes measurement monitoring validation augmentation peers "
-        "terms heads averaging fine_tuning guidance gains watch strategies enhancement",
+        "terms heads averaging fine_tuning guidance gains watch strategies step_back enhancement",
     "Evaluation":
         "archives corrupted_sets corrupted_copies shifted_sets evaluation rounds benchmark "
         "differences reliability checkup",
