@@ -10,7 +10,8 @@ base are measured on the same test images, which chose nothing: clean, the 15 co
 and PGD-10 on itself; with --per-cell, each corruption and severity gets so many of them by the
 spread design. Writes benchmarks/guided.csv, a row per base, case and figure with its 95 %
 interval over images and seeds, as it is and as a paired difference to the base and to `uniform`;
-and guided_cells.csv, a row per model, seed, perturbation and severity. `worst three` are the
+cases that end in `, alpha 1` are the same trainings without the step back, each compared with its
+like as well; and guided_cells.csv, a row per model, seed, perturbation and severity. `worst three` are the
 three corruptions that the base fails most under. --keep has the run folders, from which all goes
 on. Six minutes of one core for digits and three seeds.
 """

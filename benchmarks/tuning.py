@@ -112,10 +112,10 @@ class Base:
             precision=a.precision, alpha=1., **more)
         return learn.model.eval()
 
-    def step(self, tuned, strategy, seed, protocol="all"):
+    def step(self, tuned, strategy, seed, ds=None, protocol="all"):
         "The step back that `enhance` would choose"
-        known = self.select is None
-        part = subset(self.train, selection(self.train.labels, seed)) if known else self.select
+        known, ds = self.select is None, self.train if ds is None else ds
+        part = subset(ds, selection(ds.labels, seed)) if known else self.select
         protocol = None if strategy in NOT_FOR_CORRUPTIONS else protocol
         return choose_alpha(self.net, tuned, part, protocol, slack=SLACK if known else 0., device=self.a.device)
 
@@ -158,8 +158,8 @@ def with_seed(base, cases, seed, keep):
         training = case.removesuffix(WHOLE_STEP)
         out = keep and keep/f"{base.name}-{training.replace(', ', '-').replace(' ', '_')}-{seed}"
         if training not in whole: whole[training] = base.tuned(strategy, seed, out, **more)
-        alpha = 1. if training != case else base.step(
-            whole[training], strategy, seed, protocol=more.get("protocol", "all"))
+        about_step = {name: more[name] for name in ("ds", "protocol") if name in more}
+        alpha = 1. if training != case else base.step(whole[training], strategy, seed, **about_step)
         nets[case] = interpolate(base.net, whole[training], alpha)
         about[case] = dict(alpha=alpha, passes=cost(base, strategy, more))
         print(base.name, case, seed, about[case], flush=True)

@@ -165,4 +165,15 @@ def test_what_guides_and_what_the_pieces_are_worth(tmp_path, name, cases):
     noise = cells[(cells.model == "base") & (cells.family == "c-bar")]
     bar = figures[(figures.case == "base") & (figures.against == "") & (figures.figure == "C-bar")]
     assert np.isclose(100*noise.error.mean(), bar.value).all() and (figures.seeds == 2).all()
-    assert set(figures.against) == {"", "base", {"guided": "uniform", "recipe": "reva"}[name]}
+    others = dict(guided={"uniform", "uniform, alpha 1"}, recipe={"reva"})
+    assert set(figures.against) == {"", "base"} | others[name]
+
+
+def test_without_the_step_back_the_same_training_is_measured(tmp_path):
+    "Trained once, measured at both ends of the step; a case without the step back is compared with its like"
+    list(run(tmp_path, "recipe", *SHORT, "--only", "reva", "reva, alpha 1", "standard", "--keep", tmp_path/"runs"))
+    t = pd.read_csv(tmp_path/"recipe.csv", keep_default_na=False)
+    assert (t[t.case == "reva, alpha 1"].alpha.astype(float) == 1).all()
+    assert set(t[t.case == "reva, alpha 1"].against) == {"", "base", "reva"}
+    folders = sorted(p.name for p in (tmp_path/"runs").glob("digits_net-[rs]*"))
+    assert folders == [f"digits_net-{case}-{seed}" for case in ("reva", "standard") for seed in (0, 1)]

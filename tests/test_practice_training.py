@@ -610,6 +610,40 @@ def test_a_step_that_goes_too_far_is_shortened_to_where_corruptions_are_met_best
     assert 0 < alpha < 1 and found[alpha] < min(found[0], found[1])
 
 
+class NeverTrained(nn.Module):
+    "A classifier of images of any size that must not be trained"
+    def __init__(self, n_classes=10):
+        super().__init__()
+        self.last = nn.Linear(3, n_classes)
+
+    def forward(self, x):
+        assert not self.training
+        return self.last(x.mean((2, 3)))
+
+
+def noise_set(size, n_classes):
+    "Forty images of noise"
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 3, size, size), np.uint8)
+    classes = [f"class {c}" for c in range(n_classes)]
+    return ImageSet(pixels, np.arange(40) % n_classes, classes, [*range(40)], "noise")
+
+
+@pytest.mark.parametrize("says, strategy, size, more", [
+    ("protocol='luck'", "standard", 32, dict(protocol="luck")),
+    ("too small", "augmix", 8, {}),
+    ("10 outputs and the data 12", "augmix", 32, dict(select=noise_set(32, 12))),
+    ("too small", "augmix", 32, dict(select=noise_set(8, 10)))])
+def test_what_would_fail_after_a_training_is_refused_before_it(says, strategy, size, more):
+    ds = noise_set(size, 10)
+    with pytest.raises(WrnbError, match=says):
+        enhance(NeverTrained(), None, strategy, ds, ds, transforms=[], device="cpu", **more)
+
+
+def test_models_that_take_pixels_differently_are_not_mixed(folder):
+    learn = new_learner(folder)
+    with pytest.raises(WrnbError, match="normalise pixels differently"): interpolate(learn, learn.model, .5)
+
+
 def test_images_set_apart_are_not_trained_on(some_digits):
     "Their labels may be anything: the tuned weights are the same"
     ds, test = some_digits

@@ -24,10 +24,13 @@ from .measurement import Clean, as_tuple, measured, mean_error, wrong_under
 
 # %% ../nbs/58_averaging.ipynb #981f846b
 def _check_same_form(states):
-    "Raise `WrnbError` unless all have weights of the same names and shapes"
+    "Raise `WrnbError` unless all have weights of the same names and shapes, and take pixels in the same way"
     forms = [{name: tuple(v.shape) for name, v in s.items()} for s in states]
-    if all(f == forms[0] for f in forms): return
-    raise WrnbError("the models have not the same weights: give a model and fine-tuned copies of it")
+    if any(f != forms[0] for f in forms):
+        raise WrnbError("the models have not the same weights: give a model and fine-tuned copies of it")
+    first, *others = [[s[name].cpu() for name in ("mean", "std")] for s in states]
+    if not all(torch.equal(a, b) for other in others for a, b in zip(first, other)):
+        raise WrnbError("the models normalise pixels differently: give both as Learners, or both as modules")
 
 def _combined(models, shares):
     "A copy of the first model with the weighted sum of all weights and buffers"

@@ -132,13 +132,13 @@ def _check(given):
 # %% ../nbs/89_commands.ipynb #ccda110f
 def _stages(loop, given, strategies):
     "Each stage of the whole loop as a function without arguments"
-    exact = given | dict(precision="fp32") if given.get("precision") == "auto" else given  # auto is for scores
-    evaluated = {k: v for k, v in exact.items() if k != "families"}
+    others = given | dict(precision="fp32") if given.get("precision") == "auto" else given  # auto is for scores
+    evaluated = {k: v for k, v in others.items() if k != "families"}
     tuned = {f"enhance {s}": partial(loop.enhance, s) for s in strategies}
     stages = dict(base=loop.train_base, score=loop.score, weak=loop.weak, validate=loop.validate)
     stages |= tuned | dict(evaluate=loop.evaluate)
     options = dict(score=given, evaluate=evaluated)
-    return {stage: partial(_call, f, options.get(stage, exact)) for stage, f in stages.items()}
+    return {stage: partial(_call, f, options.get(stage, others)) for stage, f in stages.items()}
 
 def _run(given,
     strategies:tuple=("standard", "augmix", "reva"), # strategies of fine-tuning to compare

@@ -12,6 +12,7 @@ __all__ = ['enhance', 'random_crop', 'random_flip', 'augmix', 'jensen_shannon', 
 # %% ../nbs/65_enhancement.ipynb #4ea1b66e
 import copy
 from dataclasses import dataclass
+import warnings
 
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
@@ -41,7 +42,7 @@ from .guidance import GUIDES, PROTOCOLS, Guide, by_type, exposure, guidance, gui
 from .gains import Probing, gains, probes_per_image
 from .watch import GuideCallback, _outcome, plot_guide
 from .strategies import NOT_FOR_CORRUPTIONS, Recipe, STRATEGIES, _is_large, equal_epochs, passes
-from .step_back import SLACK, _labels, choose_alpha, selection
+from .step_back import SLACK, _check_choosing, _labels, choose_alpha, selection
 
 # %% ../nbs/65_enhancement.ipynb #444a5a8b
 _all_ = [
@@ -89,9 +90,10 @@ def _check_settings(s):
         seed=check_whole("seed", s["seed"], 0))
 
 # %% ../nbs/65_enhancement.ipynb #76e28fed
-def _check_enhance(strategy, found, guide, head_epochs):
+def _check_enhance(strategy, found, guide, protocol, head_epochs):
     "Raise `WrnbError` unless this strategy can be carried out"
     check_choice("strategy", strategy, STRATEGIES)
+    check_choice("protocol", protocol, PROTOCOLS)
     check_choice("guide", guide, GUIDES)
     if strategy == "reva" and found is None and GUIDES[guide].needs:
         raise WrnbError(f"guide={guide} needs what validation found: call validate first, or give guide='uniform'")
@@ -140,14 +142,21 @@ def _term_of(terms):
     return next((p for t in terms for p in (t, getattr(t, "other", None)) if isinstance(p, Perturbed)), None)
 
 # %% ../nbs/65_enhancement.ipynb #6d4595b1
+_BASE_AGAIN = ("no step keeps clean_budget={budget:g} on the {n} images set apart, so you get the base back: "
+               "give a larger budget, or more images as select=")
+
+def _protocol_of(strategy, settings):
+    "The corruptions that the step back of a strategy looks at, or None"
+    return None if strategy in NOT_FOR_CORRUPTIONS else settings["protocol"]
+
 def _stepped_back(learn, base, part, record, strategy, device):
     "The Learner's model, brought back towards the base as far as the clean error asks for; returns alpha"
     alpha = record["alpha"]
     if alpha is None and not len(part): alpha = 1.
     if alpha is None:
-        protocol = None if strategy in NOT_FOR_CORRUPTIONS else record["protocol"]
-        how = dict(protocol=protocol, clean_budget=record["clean_budget"], device=device)
-        alpha = choose_alpha(base, learn.model, part, slack=SLACK if record["select"] is None else 0., **how)
+        how = dict(clean_budget=record["clean_budget"], slack=SLACK if record["select"] is None else 0.)
+        alpha = choose_alpha(base, learn.model, part, _protocol_of(strategy, record), device=device, **how)
+        if not alpha: warnings.warn(_BASE_AGAIN.format(budget=record["clean_budget"], n=len(part)))
     if alpha < 1: learn.model.load_state_dict(interpolate(base, learn.model, alpha).state_dict())
     return alpha
 
@@ -228,6 +237,8 @@ def _enhanced(model, found, images, plan):
     twin = _twin(model) if isinstance(model, Learner) else None
     net = as_model(twin or _copied(model)[0])
     base = copy.deepcopy(net).to(plan.compute["device"]).eval()
+    if plan.settings["alpha"] is None and len(part):
+        _check_choosing(base, part, _protocol_of(plan.strategy, plan.settings), plan.compute["device"])
     settings = plan.settings | dict(recipe=vars(plan.recipe), select=select and data_hash(select))
     transforms = _transforms(plan.transforms)
     pace, settings = _pace(rest, plan.settings), settings | _probe_cost(plan, drawn, len(rest))
@@ -265,12 +276,13 @@ def enhance(
     "Fine-tune a copy, then step back to the base as `clean_budget` asks. Raise `WrnbError` on bad input"
     given = dict(locals())
     settings = _check_settings({name: given[name] for name in _SETTINGS})
-    _check_enhance(strategy, found, guide, settings["head_epochs"])
+    _check_enhance(strategy, found, guide, protocol, settings["head_epochs"])
     compute = dict(device=pick_device(device), workers=workers)
     with untouched():  # the random state is as before; the model is not used, but copied
         ds, test = images_of(model, ds), images_of(model, test, "valid")
         select = None if select is None else images_of(model, select)
-        check_classifier(model, ds, compute["device"])
+        for images in (ds, select):
+            if images is not None: check_classifier(model, images, compute["device"])
         plan = _Plan(
             strategy, settings, recipe, transforms=transforms, run=out and Run(out), compute=compute)
         return _enhanced(model, found, (ds, test, select), plan)

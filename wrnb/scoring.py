@@ -100,26 +100,29 @@ def _search(n_images, first, noise, top_k=None, certify=None, budget=None, **sto
     return _Search(check_range("top_k", top_k, 1, n_images), first, **dict(budget=budget) | stops)
 
 # %% ../nbs/33_scoring.ipynb #0222bd62
-def _settle_precision(options, run, model, ds, device):
+def _settle_precision(options, run, model, ds, batch_size, **how):
     "Put a precision in place of auto: the folder's, or the better one here. Returns the check, if there was one"
     if options["precision"] != "auto": return
+    if "certify" in options:
+        raise WrnbError("certify= is for one precision that you choose: give precision=fp32 or precision=bf16")
     begun = run and run.options("score").get("precision")
     if begun:
         options["precision"] = begun
         return
     if this_process().world > 1:
         raise WrnbError("precision=auto is measured by one process: give fp32 or bf16, or start one process")
-    found = check_precisions(model, ds, *(options[k] for k in ("eps", "noise", "seed")), device=device)
-    options["precision"] = found.best
-    print_line(f"precision: {found}")
-    return found
+    how |= {name: options[name] for name in ("eps", "noise", "seed")}
+    check = check_precisions(model, ds, n_images=min(batch_size, 256), **how)
+    options["precision"] = check.best
+    print_line(f"precision: {check}")
+    return check
 
 # %% ../nbs/33_scoring.ipynb #edec1e7a
-def _claim(run, options, model, ds, device, found):
-    "Enter the stage, and note what was found about the precision; is it still to be done?"
+def _claim(run, options, model, ds, device, check):
+    "Enter the stage, and note what a check of the precisions found; is it still to be done?"
     identity = dict(n=len(ds), data=data_hash(ds), model=weights_hash(as_model(model)))
     to_do = run.claim("score", options | identity, device)
-    if to_do and found: run.note("score", precision_check=str(found))
+    if to_do and check: run.note("score", precision_check=str(check))
     return to_do
 
 def _saved(run, ds, options, model):
@@ -147,7 +150,7 @@ def score_robustness(
     batch_size:int=512, # rows of a forward pass; changes the result by rounding alone
     workers:int=0, # processes that decode images ahead
     device:str="auto", # "auto", "cpu", "cuda", ...
-    precision:str="fp32", # "fp32", "bf16", or "auto": bf16 if it is faster here and keeps the order of the scores
+    precision:str="fp32", # "fp32", "bf16", or "auto": scores in bf16 if that is faster here and keeps their order
     compile:bool=False, # through `torch.compile`; changes the result by rounding alone
     top_k:int=None, # only find the k weakest: neighbours go where the ranking is undecided
     budget:int=None, # forward passes of such a search; None: a sixth of what 50 neighbours cost
@@ -158,6 +161,7 @@ def score_robustness(
     "Misprediction score per image, higher = weaker (arXiv 2509.19197); raises `WrnbError` on bad input"
     if n_neighbors is None: n_neighbors = 50 if top_k is None else 1
     device, (model, ds) = pick_device(device), model_and_images(model, ds)
+    compute = dict(batch_size=check_whole("batch_size", batch_size, 1), device=device)
     options = _options(eps, n_neighbors, noise, seed, precision)
     asked = _given(top_k=top_k, budget=budget, recall=recall, tolerance=tolerance, certify=certify)
     search = _search(len(ds), options["n_neighbors"], noise, **asked)
@@ -165,12 +169,11 @@ def score_robustness(
     run = Run(out) if out else None
     with untouched(model):
         check_classifier(model, ds, device)
-        found = _settle_precision(options, run, model, ds, device)
+        check = _settle_precision(options, run, model, ds, compile=compile, **compute)
         forward = InferenceModel(model, device, options["precision"], compile)
-        scorer = _Scorer(forward, ds, options["eps"], noise, options["seed"],
-                         folder=run and run.parts("score"), batch_size=check_whole("batch_size", batch_size, 1),
-                         workers=check_whole("workers", workers, 0), device=device)
-        if run and not _claim(run, options, model, ds, device, found=found): return _saved(run, ds, options, model)
+        scorer = _Scorer(forward, ds, options["eps"], noise, options["seed"], folder=run and run.parts("score"),
+                         workers=check_whole("workers", workers, 0), **compute)
+        if run and not _claim(run, options, model, ds, device, check=check): return _saved(run, ds, options, model)
         if search: tally, rounds = _find_weakest(scorer, search)
         else: tally, rounds = scorer._all_images(options["n_neighbors"], _BLOCK), None
     table = _score_table(ds, tally, options["eps"], options.get("certify"))

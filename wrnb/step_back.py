@@ -7,9 +7,10 @@ __all__ = ['SLACK', 'selection', 'choose_alpha']
 
 # %% ../nbs/64_step_back.ipynb #5dff21fd
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
-from .core import WrnbError, check_choice, check_range, pick_device
+from .core import check_choice, check_range, pick_device
 from .image_sets import subset
 from .learners import images_of
 from .corruptions import Corruption
@@ -36,7 +37,7 @@ def _labels(ds):
     return getattr(ds, "labels", np.zeros(len(ds)))
 
 # %% ../nbs/64_step_back.ipynb #3ac19c67
-SLACK = .015 # of a rise on images that the base was trained on: so much, at most, may be chance
+SLACK = .015 # the largest part of a rise that is put down to chance on images that the base was trained on, a share
 
 # %% ../nbs/64_step_back.ipynb #5c76b209
 _ALPHAS = [round(.05*k, 2) for k in range(20, -1, -1)]
@@ -47,8 +48,8 @@ def _rise(before, after, slack):
     return rise.mean() - min(1.645*rise.std()/len(rise)**.5, slack)
 
 def _fitting(base, tuned, ds, budget, device, slack):
-    "Steps from base to tuned of which these images do not show a rise above the budget (points), largest first"
-    def wrong(net): return wrong_under(Clean(), {"": net}, ds, device=device)[""]
+    "Steps whose rise in clean error stays within the budget (points), largest first; 0, the base, always does"
+    def wrong(net): return wrong_under(Clean(), {"the model": net}, ds, device=device)["the model"]
     before = wrong(base)
     def fits(alpha): return _rise(before, wrong(interpolate(base, tuned, alpha)), slack) <= budget/100
     return [alpha for alpha in _ALPHAS if not alpha or fits(alpha)]
@@ -56,10 +57,6 @@ def _fitting(base, tuned, ds, budget, device, slack):
 # %% ../nbs/64_step_back.ipynb #30be33b8
 _COMPARED = 6  # steps that are compared under corruptions, at most
 _LOOKS = 2000  # corrupted images that they are compared on; a quarter of it if the images are large
-
-def _labels(ds):
-    "The labels of a dataset that holds them; equal ones if they can be had only by reading each image"
-    return getattr(ds, "labels", np.zeros(len(ds)))
 
 def _corrupted_errors(nets, ds, protocol, device):
     "Error of each model under the corruptions that may guide, each on other images"
@@ -72,7 +69,7 @@ def _corrupted_errors(nets, ds, protocol, device):
 def choose_alpha(
     base, # a model or Learner
     tuned, # a fine-tuned copy of it
-    ds:Dataset, # images to choose by, which the copy was not trained on and no figure is of
+    ds:Dataset, # images to choose by, which the copy was not trained on and which you do not report on
     protocol:str="all", # corruptions to meet: "all", "extra" or "paper"; None: as far as the clean error lets it
     clean_budget:float=0.5, # how much the clean error may rise on these images, in points, 0 to 100
     slack:float=0., # how much of a rise may be put down to chance, as a share, 0 to 1
@@ -82,11 +79,21 @@ def choose_alpha(
     if protocol is not None: check_choice("protocol", protocol, PROTOCOLS)
     how = dict(budget=check_range("clean_budget", clean_budget, 0, 100), slack=check_range("slack", slack, 0, 1))
     ds, device = images_of(base, ds), pick_device(device)
-    if not len(ds): raise WrnbError("ds= is empty: give images to choose by")
-    *fitting, none = _fitting(base, tuned, ds, device=device, **how)
-    if not fitting: return none
+    *fitting, no_step = _fitting(base, tuned, ds, device=device, **how)
+    if not fitting: return no_step
     compared = fitting[::-(-len(fitting)//_COMPARED)]
     if len(compared) == 1 or protocol is None: return compared[0]
     nets = {alpha: interpolate(base, tuned, alpha) for alpha in compared}
     errors = _corrupted_errors(nets, ds, protocol, device)
     return min(compared, key=errors.get)
+
+# %% ../nbs/64_step_back.ipynb #f6544162
+def _check_choosing(
+    base, # the model
+    ds:Dataset, # the images to choose by
+    protocol:str, # as for `choose_alpha`
+    device:torch.device, # where to try
+):
+    "Raise `WrnbError` if a step could not be chosen by these images"
+    kinds = [Clean()] if protocol is None else [Clean(), Corruption(PROTOCOLS[protocol][0], 1)]
+    for kind in kinds: wrong_under(kind, {"the model": base}, subset(ds, [0]), device=device)
