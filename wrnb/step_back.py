@@ -52,7 +52,9 @@ def _fitting(base, tuned, ds, budget, device, slack):
     def wrong(net): return wrong_under(Clean(), {"the model": net}, ds, device=device)["the model"]
     before = wrong(base)
     def fits(alpha): return _rise(before, wrong(interpolate(base, tuned, alpha)), slack) <= budget/100
-    return [alpha for alpha in _ALPHAS if not alpha or fits(alpha)]
+    fitting = [alpha for alpha in _ALPHAS if not alpha or fits(alpha)]
+    beyond = [round(fitting[0] + .01*k, 2) for k in (4, 3, 2, 1)] if fitting[0] < 1 else []
+    return [alpha for alpha in beyond if fits(alpha)][:1] + fitting
 
 # %% ../nbs/64_step_back.ipynb #30be33b8
 _COMPARED = 6  # steps that are compared under corruptions, at most
