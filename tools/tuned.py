@@ -203,17 +203,18 @@ def published_bases():
     return table.set_index("base")
 
 
-OTHER_DRAW = .6  # points by which leaving out a tenth of the test images can change a clean error
 CLEAN = ("The error that {by} gives for the {base.name} is {published:.2f} %; on all {n:,} test "
          "images we count {counted:.2f} %, on {here.n_test:,} of them here {here.value:.2f} %.")
 MISREAD = ("That is more than the draw explains: for this table the base got pixels that were not "
            "normalised as its publisher did it, so it starts weaker than it is.")
 
 
-def off_by(p, clean):
-    "By how many points a clean error is off what we count of a published base; 0 if the draw of images explains it"
-    off = clean - 100*p.n_wrong/p.n
-    return off if abs(off) > OTHER_DRAW else 0.
+def off_by(p, here):
+    "By how many points a row's clean error is off what we count of a published base; 0 if the draw may explain it"
+    counted, left_out = p.n_wrong/p.n, 1 - here.n_test/p.n
+    chance = 3*(counted*(1 - counted)/here.n_test*left_out)**.5  # three standard deviations
+    off = here.value/100 - counted
+    return 100*off if abs(off) > chance else 0.
 
 
 def clean_errors(bases):
@@ -223,7 +224,7 @@ def clean_errors(bases):
         p, here = table.loc[key], base.at("base", "clean")
         counted, said = 100*p.n_wrong/p.n, dict(by=p.publisher, published=100 - p.accuracy, n=p.n)
         yield CLEAN.format(base=base, here=here, counted=counted, **said)
-        if off_by(p, here.value): yield MISREAD
+        if off_by(p, here): yield MISREAD
 
 
 # --- pictures ------------------------------------------------------------------------------------
