@@ -197,7 +197,7 @@ def figures(base, seeds, against):
 def rows_of(base, seeds):
     "The errors of each seed's models, a row per perturbation and severity"
     for seed, (_, evaluations) in enumerate(seeds):
-        for e in evaluations: yield e.table.drop(columns="subset").assign(seed=seed)
+        for e in evaluations: yield e.table.drop(columns=["subset", "low", "high"]).assign(seed=seed)
 
 
 def study(name, cases, a, against, csv):

@@ -7,7 +7,8 @@ __all__ = ['enhance', 'random_crop', 'random_flip', 'augmix', 'jensen_shannon', 
            'random_displacement', 'prime', 'hybrid', 'systematic', 'Perturbed', 'Consistency', 'View', 'TermsCallback',
            'HeadFirstCallback', 'TradeOff', 'average', 'interpolate', 'trade_off', 'PROTOCOLS', 'GUIDES', 'Guide',
            'by_type', 'exposure', 'guidance', 'guiding_types', 'weakness', 'Probing', 'gains', 'GuideCallback',
-           'plot_guide', 'Recipe', 'STRATEGIES', 'equal_epochs', 'passes', 'choose_alpha', 'selection']
+           'plot_guide', 'Recipe', 'STRATEGIES', 'NOT_FOR_CORRUPTIONS', 'equal_epochs', 'passes', 'SLACK',
+           'choose_alpha', 'selection']
 
 # %% ../nbs/65_enhancement.ipynb #4ea1b66e
 import copy
@@ -50,7 +51,7 @@ _all_ = [
     "prime", "hybrid", "systematic", "Perturbed", "Consistency", "View", "TermsCallback", "HeadFirstCallback",
     "TradeOff", "average", "interpolate", "trade_off", "PROTOCOLS", "GUIDES", "Guide", "by_type", "exposure",
     "guidance", "guiding_types", "weakness", "Probing", "gains", "GuideCallback", "plot_guide", "Recipe",
-    "STRATEGIES", "equal_epochs", "passes", "choose_alpha", "selection"]
+    "STRATEGIES", "NOT_FOR_CORRUPTIONS", "equal_epochs", "passes", "SLACK", "choose_alpha", "selection"]
 
 # %% ../nbs/65_enhancement.ipynb #774afd49
 def _copied(model, *others):
