@@ -14,9 +14,9 @@ import pandas as pd
 from scipy.special import betaincinv, ndtri
 from torch.utils.data import Dataset
 
-from wrnb.core import (
-    WrnbError, check_choice, check_range, check_whole, first_process, pick_device, print_line, this_process,
-    wilson)
+from .core import (
+    WrnbError, check_choice, check_range, check_whole, first_process, pick_device, print_line,
+    this_process, wilson)
 from .tables import COLUMNS, read_table, write_table
 from .runs import Run
 from .data import data_hash

@@ -34,9 +34,9 @@ from .weak import new_figure
 from .corruptions import CORRUPTIONS, corruptions
 from .attacks import attacks
 from .estimation import design, images_per_cell
-from wrnb.measurement import (
-    Clean, as_tuple, count_classes, labels_in, measured, numbered_as, panel_of, warn_if_flat,
-    warn_of_chance)
+from .measurement import (
+    Clean, as_tuple, count_classes, labels_in, measured, numbered_as, panel_of,
+    warn_if_flat, warn_of_chance)
 
 # %% ../nbs/53_validation.ipynb #d908f1f3
 def three_subsets(
