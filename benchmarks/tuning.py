@@ -21,8 +21,7 @@ from wrnb.image_sets import limited, subset
 from wrnb.pretrained import load_model
 from wrnb.scoring import score_robustness
 from wrnb.setup import Setup
-from wrnb.step_back import SLACK, choose_alpha, selection
-from wrnb.strategies import NOT_FOR_CORRUPTIONS
+from wrnb.step_back import choose_alpha, how_to_choose, set_apart
 from wrnb.terms import TermsCallback
 from wrnb.training import train
 from wrnb.validation import all_perturbations, validate
@@ -114,10 +113,9 @@ class Base:
 
     def step(self, tuned, strategy, seed, ds=None, protocol="all"):
         "The step back that `enhance` would choose"
-        known, ds = self.select is None, self.train if ds is None else ds
-        part = subset(ds, selection(ds.labels, seed)) if known else self.select
-        protocol = None if strategy in NOT_FOR_CORRUPTIONS else protocol
-        return choose_alpha(self.net, tuned, part, protocol, slack=SLACK if known else 0., device=self.a.device)
+        _, apart = set_apart(self.train if ds is None else ds, self.select, seed)
+        how = how_to_choose(strategy, protocol, unseen=self.select is not None)
+        return choose_alpha(self.net, tuned, apart, device=self.a.device, **how)
 
 
 def half_weak(base):
@@ -182,14 +180,20 @@ def pooled(seeds, case, against=None):
                    n_images=e.n_images)
 
 
+def others_of(case, against, cases):
+    "What a case is compared with: nothing, the base, `against`, and, without a step back, its like"
+    its_like = against + WHOLE_STEP if case.endswith(WHOLE_STEP) else against
+    named = [other for other in (against, its_like) if other in cases]
+    return [other for other in dict.fromkeys((None, "base", *named)) if other != case]
+
+
 def figures(base, seeds, against):
     "A row per case and figure, as it is and as differences to the base and to the case `against`"
-    for case in ("base", *seeds[0][0]):
+    cases = "base", *seeds[0][0]
+    for case in cases:
         about = pd.DataFrame([own[case] for own, _ in seeds if case in own])
         costs = dict(alpha=about.alpha.mean(), passes=about.passes.mean()) if len(about) else {}
-        whole = [against + WHOLE_STEP] if case.endswith(WHOLE_STEP) and against + WHOLE_STEP in seeds[0][0] else []
-        for other in dict.fromkeys((None, "base", against, *whole)):
-            if case == other: continue
+        for other in others_of(case, against, cases):
             for row in pooled(seeds, case, other):
                 yield dict(case=case, against=other or "") | row | costs
 

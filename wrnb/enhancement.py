@@ -8,7 +8,7 @@ __all__ = ['enhance', 'random_crop', 'random_flip', 'augmix', 'jensen_shannon', 
            'HeadFirstCallback', 'TradeOff', 'average', 'interpolate', 'trade_off', 'PROTOCOLS', 'GUIDES', 'Guide',
            'by_type', 'exposure', 'guidance', 'guiding_types', 'weakness', 'Probing', 'gains', 'GuideCallback',
            'plot_guide', 'Recipe', 'STRATEGIES', 'NOT_FOR_CORRUPTIONS', 'equal_epochs', 'passes', 'SLACK',
-           'choose_alpha', 'selection']
+           'choose_alpha', 'how_to_choose', 'selection', 'set_apart']
 
 # %% ../nbs/65_enhancement.ipynb #4ea1b66e
 import copy
@@ -43,7 +43,7 @@ from .guidance import GUIDES, PROTOCOLS, Guide, by_type, exposure, guidance, gui
 from .gains import Probing, gains, probes_per_image
 from .watch import GuideCallback, _outcome, plot_guide
 from .strategies import NOT_FOR_CORRUPTIONS, Recipe, STRATEGIES, _is_large, equal_epochs, passes
-from .step_back import SLACK, _check_choosing, _labels, choose_alpha, selection
+from .step_back import SLACK, _check_choosing, choose_alpha, how_to_choose, selection, set_apart
 
 # %% ../nbs/65_enhancement.ipynb #444a5a8b
 _all_ = [
@@ -51,7 +51,8 @@ _all_ = [
     "prime", "hybrid", "systematic", "Perturbed", "Consistency", "View", "TermsCallback", "HeadFirstCallback",
     "TradeOff", "average", "interpolate", "trade_off", "PROTOCOLS", "GUIDES", "Guide", "by_type", "exposure",
     "guidance", "guiding_types", "weakness", "Probing", "gains", "GuideCallback", "plot_guide", "Recipe",
-    "STRATEGIES", "NOT_FOR_CORRUPTIONS", "equal_epochs", "passes", "SLACK", "choose_alpha", "selection"]
+    "STRATEGIES", "NOT_FOR_CORRUPTIONS", "equal_epochs", "passes", "SLACK",
+    "choose_alpha", "how_to_choose", "selection", "set_apart"]
 
 # %% ../nbs/65_enhancement.ipynb #774afd49
 def _copied(model, *others):
@@ -110,12 +111,12 @@ def _pace(ds, s):
     if not _is_large(ds): return Gentle(s["lr"], s["bs"], layer_lrs=1., keep_statistics=False)
     return gentle(len(ds), s["lr"], s["bs"])
 
-def _record(net, ds, part, *, transforms, drawn, settings, pace):
+def _record(net, ds, apart, *, transforms, drawn, settings, pace):
     "Everything that a fine-tuned model depends on, as written in config.json"
     guided_by = {str(kind): round(share, 6) for kind, share in zip(*drawn)}
     shares = {name: round(share, 4) for name, share in by_type(*drawn).items()}
     return settings | dict(
-        n=len(ds), n_selection=len(part), data=data_hash(ds), model=weights_hash(net),
+        n=len(ds), n_selection=len(apart), data=data_hash(ds), model=weights_hash(net),
         pace=dict(lr=pace.lr, bs=pace.bs, layer_lrs=pace.layer_lrs),
         transforms=[_label(t) for t in transforms], shares=shares, guided_by=guided_by)
 
@@ -146,18 +147,18 @@ def _term_of(terms):
 _BASE_AGAIN = ("no step keeps clean_budget={budget:g} on the {n} images set apart, so you get the base back: "
                "give a larger budget, or more images as select=")
 
-def _protocol_of(strategy, settings):
-    "The corruptions that the step back of a strategy looks at, or None"
-    return None if strategy in NOT_FOR_CORRUPTIONS else settings["protocol"]
+def _choosing(strategy, settings):
+    "How the step back of a strategy is chosen, as `choose_alpha` takes it"
+    how = how_to_choose(strategy, settings["protocol"], unseen=settings["select"] is not None)
+    return how | dict(clean_budget=settings["clean_budget"])
 
-def _stepped_back(learn, base, part, record, strategy, device):
+def _stepped_back(learn, base, apart, record, strategy, device):
     "The Learner's model, brought back towards the base as far as the clean error asks for; returns alpha"
     alpha = record["alpha"]
-    if alpha is None and not len(part): alpha = 1.
+    if alpha is None and not len(apart): alpha = 1.
     if alpha is None:
-        how = dict(clean_budget=record["clean_budget"], slack=SLACK if record["select"] is None else 0.)
-        alpha = choose_alpha(base, learn.model, part, _protocol_of(strategy, record), device=device, **how)
-        if not alpha: warnings.warn(_BASE_AGAIN.format(budget=record["clean_budget"], n=len(part)))
+        alpha = choose_alpha(base, learn.model, apart, device=device, **_choosing(strategy, record))
+        if not alpha: warnings.warn(_BASE_AGAIN.format(budget=record["clean_budget"], n=len(apart)))
     if alpha < 1: learn.model.load_state_dict(interpolate(base, learn.model, alpha).state_dict())
     return alpha
 
@@ -172,7 +173,7 @@ def _finished(learn, run, strategy):
 # %% ../nbs/65_enhancement.ipynb #a8ef229c
 def _tuned(net, base, images, *, plan, record, cbs):
     "A Learner, after `net` was fine-tuned in place or got the weights that the run folder has"
-    strategy, run, (ds, part, test) = plan.strategy, plan.run, images
+    strategy, run, (ds, apart, test) = plan.strategy, plan.run, images
     stage, device = f"enhance {strategy}", plan.compute["device"]
     same = {name: record[name] for name in ("seed", "precision")} | record["pace"] | plan.compute
     if run and not run.claim(stage, record, device):
@@ -180,7 +181,7 @@ def _tuned(net, base, images, *, plan, record, cbs):
         _finished(learn, run, strategy)
         return learn
     learn = train(net, ds, test, epochs=record["epochs"], cbs=cbs, out=run and run/strategy, **same)
-    learn.alpha = _stepped_back(learn, base, part, record, strategy=strategy, device=device)
+    learn.alpha = _stepped_back(learn, base, apart, record, strategy=strategy, device=device)
     guides = [cb for cb in cbs if isinstance(cb, GuideCallback)]
     learn.guide = _outcome(guides[0], learn.model) if guides else None
     if run: _keep(learn, run, strategy)
@@ -217,35 +218,30 @@ def _probe_cost(plan, drawn, n):
 
 def _guide_of(plan, term, base, images):
     "The callback that draws what the guide says, and watches each type"
-    guide, (_, part) = GUIDES[plan.settings["guide"]], images
-    if guide.probes and len(part) < 10:
-        raise WrnbError(f"guide=gain has {len(part)} images to measure gains on: give 100 or more, or select=")
-    watched = subset(part, range(min(200, len(part)))) if plan.recipe.watch else None
+    guide, (_, apart) = GUIDES[plan.settings["guide"]], images
+    if guide.probes and len(apart) < 10:
+        raise WrnbError(f"guide=gain has {len(apart)} images to measure gains on: give 100 or more, or select=")
+    watched = subset(apart, range(min(200, len(apart)))) if plan.recipe.watch else None
     probed = images if guide.probes else None
     return GuideCallback(term, base, watched, guide.follow, seed=plan.settings["seed"], probed=probed)
-
-def _parted(ds, select, seed):
-    "Images to train on, and images to choose by: those given, or a part of the training images"
-    if select is not None: return ds, select
-    apart = selection(_labels(ds), seed)
-    if not len(apart): return ds, []
-    return subset(ds, np.setdiff1d(np.arange(len(ds)), apart)), subset(ds, apart)
 
 def _enhanced(model, found, images, plan):
     "The fine-tuned copy of a model or Learner"
     ds, test, select = images
-    drawn, (rest, part) = plan.drawn(found), _parted(ds, select, plan.settings["seed"])
+    drawn, (rest, apart) = plan.drawn(found), set_apart(ds, select, plan.settings["seed"])
     twin = _twin(model) if isinstance(model, Learner) else None
     net = as_model(twin or _copied(model)[0])
     base = copy.deepcopy(net).to(plan.compute["device"]).eval()
-    if plan.settings["alpha"] is None and len(part):
-        _check_choosing(base, part, _protocol_of(plan.strategy, plan.settings), plan.compute["device"])
-    settings = plan.settings | dict(recipe=vars(plan.recipe), select=select and data_hash(select))
+    select = None if select is None else data_hash(select)
+    settings = plan.settings | dict(recipe=vars(plan.recipe), select=select)
+    if settings["alpha"] is None and len(apart):
+        protocol = _choosing(plan.strategy, settings)["protocol"]
+        _check_choosing(base, apart, protocol, plan.compute["device"])
     transforms = _transforms(plan.transforms)
     pace, settings = _pace(rest, plan.settings), settings | _probe_cost(plan, drawn, len(rest))
-    record = _record(net, ds, part, transforms=transforms, drawn=drawn, settings=settings, pace=pace)
-    cbs = _callbacks(plan, drawn, base, (rest, part), pace)
-    learn = _tuned(net, base, (rest, part, test), plan=plan, record=record, cbs=cbs)
+    record = _record(net, ds, apart, transforms=transforms, drawn=drawn, settings=settings, pace=pace)
+    cbs = _callbacks(plan, drawn, base, (rest, apart), pace)
+    learn = _tuned(net, base, (rest, apart, test), plan=plan, record=record, cbs=cbs)
     return _handed_back(twin, learn) if twin else learn
 
 # %% ../nbs/65_enhancement.ipynb #766ab359
