@@ -17,6 +17,7 @@ except ImportError as e:
 from imagecorruptions_oracle import agreement, fed, load
 from wrnb import imagecorruptions as ours
 from wrnb.arrays import pixels_of
+from wrnb.core import WrnbError
 from wrnb.corruptions import CONSTANTS, _STILL
 from wrnb.randomness import fold_in, image_keys, uniform
 
@@ -75,6 +76,75 @@ def test_random_ones_change_a_picture_as_much_as_theirs(name):
     def change(m): return np.mean([abs(m.corrupt(a, 3, name).astype(int) - a).mean() for _ in range(12)])
     mine, other = change(ours), change(theirs)
     assert abs(mine - other) < max(2, .2*other), (mine, other)
+
+
+def ndarray_kinds():
+    "The same picture as arrays of many makes"
+    a = photo((48, 40))
+    frozen = a.copy()
+    frozen.flags.writeable = False
+    return {
+        "read-only": frozen, "from Pillow": np.asarray(Image.fromarray(a)), "colours backwards": a[..., ::-1],
+        "mirrored": a[:, ::-1], "upside down": a[::-1, ::-1], "turned": np.rot90(a),
+        "in Fortran's order": np.asfortranarray(a),
+        "every second pixel": photo((96, 80))[::2, ::2], "transposed": a.transpose(1, 0, 2),
+        "grey, mirrored": a[:, ::-1, 0], "one channel, backwards": a[..., 2:1:-1], "masked": np.ma.masked_array(a)}
+
+
+@pytest.mark.parametrize("kind", ndarray_kinds())
+@pytest.mark.parametrize("name", ["brightness", "jpeg_compression", "defocus_blur"])
+def test_arrays_of_every_make_are_taken(kind, name):
+    "Within one grey level"
+    a = ndarray_kinds()[kind]
+    mine, other = (m.corrupt(a, 4, name) for m in (ours, theirs))
+    assert type(mine) is np.ndarray and mine.shape == other.shape
+    assert abs(mine.astype(int) - other).max() <= 1
+
+
+@pytest.mark.parametrize("kind", ndarray_kinds())
+def test_random_ones_take_them_too(kind):
+    for name in ("gaussian_noise", "fog", "elastic_transform", "spatter"):
+        a = ndarray_kinds()[kind]
+        assert ours.corrupt(a, 1, name).shape == theirs.corrupt(a, 1, name).shape
+
+
+def outcome(m, *args, **options):
+    "The picture; None if it is refused, and then in one line of this package"
+    try: return m.corrupt(*args, **options)
+    except Exception as e:
+        if m is ours: assert isinstance(e, WrnbError) and "=" in str(e) and "\n" not in str(e)
+        return None
+
+
+COLOURS = photo((48, 40))
+REFUSED = {
+    "floats": COLOURS/255, "float32": COLOURS.astype(np.float32), "integers": COLOURS.astype(int),
+    "int8": COLOURS.astype(np.int8), "two levels": COLOURS > 99,
+    "four channels": np.dstack([COLOURS, COLOURS[..., :1]]), "two channels": COLOURS[..., :2],
+    "a list": COLOURS.tolist(), "a batch": COLOURS[None], "too small": COLOURS[:31], "flat": COLOURS.ravel(),
+    "nothing": None, **{f"Pillow's {mode}": Image.fromarray(COLOURS).convert(mode)
+                        for mode in ("RGB", "L", "RGBA", "P", "CMYK", "1", "F", "LA")}}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_both_refuse_what_is_not_such_an_array(what):
+    assert outcome(theirs, REFUSED[what], 2, "contrast") is None
+    assert outcome(ours, REFUSED[what], 2, "contrast") is None
+
+
+OPTIONS = [dict(severity=s, corruption_name="contrast") for s in (True, False, 0, 6, 2.5, "2", None, np.int64(3))]
+NUMBERS = 11, -1, -2, -8, -19, -20, 19, True, np.int64(14), np.int8(-1), "3", None
+OPTIONS += [dict(corruption_number=k) for k in NUMBERS]
+OPTIONS += [dict(corruption_name="contrast", corruption_number=k) for k in (3, 99, "3")]
+OPTIONS += [dict(corruption_name=name) for name in ("rain", "", 3, np.str_("jpeg_compression"))]
+
+
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
+def test_options_are_taken_and_refused_as_by_the_package(options):
+    mine, other = (outcome(m, COLOURS, **options) for m in (ours, theirs))
+    assert (mine is None) == (other is None)
+    if mine is not None and options.get("corruption_number") not in (-2, -19, True):  # these are random
+        assert abs(mine.astype(int) - other).max() <= 1
 
 
 EXAMPLES = """

@@ -6,18 +6,21 @@ first asks for it, under the name it has in the published file. So one pass thro
 file and the answers; then the file is loaded by its name alone and has to give the same.
 """
 from functools import partial
+import warnings
 
 import pytest
 import torch
 from torch.nn import functional as F
 
 from wrnb.cli import main
+from wrnb.checkpoints import STATS
 from wrnb.core import WrnbError
+from wrnb.models import save_weights
 from wrnb.pretrained import load_model
 
 CIFAR = [.4914, .4822, .4465], [.2023, .1994, .2010]
 HALF = [.5]*3, [.5]*3
-CIFAR100 = [.5071, .4865, .4409], [.2673, .2564, .2762]
+CIFAR100 = [.5070, .4865, .4409], [.2673, .2564, .2761]
 IMAGENET = [.485, .456, .406], [.229, .224, .225]
 
 
@@ -183,6 +186,18 @@ def augmix_allconv(f, x, n):
     return f.linear(F.avg_pool2d(x, 8).flatten(1), "classifier", n)
 
 
+def augmix_densenet(f, x, n):
+    x = f.conv(x, "module.conv1", 24)
+    for block in (1, 2, 3):
+        for k in range(12):
+            name = f"module.dense{block}.{k}"
+            x = torch.cat((x, f.conv(F.relu(f.bn(x, f"{name}.bn1")), f"{name}.conv1", 12)), 1)
+        if block == 3: break
+        name = f"module.trans{block}"
+        x = F.avg_pool2d(f.conv(F.relu(f.bn(x, f"{name}.bn1")), f"{name}.conv1", x.shape[1], 1), 2)
+    return f.linear(F.avg_pool2d(F.relu(f.bn(x, "module.bn1")), 8).flatten(1), "module.fc", n)
+
+
 def augmix_resnext(f, x, n):
     x = F.relu(f.bn(f.conv(x, "module.conv_1_3x3", 64), "module.bn_1"))
     for s, c in enumerate((64, 128, 256), 1):
@@ -214,52 +229,123 @@ RESNET20 = partial(cifar_resnet, names=("shortcut", "linear"), option="A")
 HUB_RESNET20 = partial(cifar_resnet, names=("downsample", "fc"), option="B")
 KL_18, KL_50 = (partial(kuangliu_resnet, blocks=blocks, wide=wide)
                 for blocks, wide in (((2, 2, 2, 2), False), ((3, 4, 6, 3), True)))
-FILES = {  # what it is: (network, its name here, classes, normalisation, the mean that has to be named)
-    "chenyaofo vgg11_bn": (partial(hub_vgg, layout=VGG11), "vgg11_bn", 10, CIFAR, None),
-    "chenyaofo vgg16_bn": (partial(hub_vgg, layout=VGG16), "vgg16_bn", 100, CIFAR100, None),
-    "chenyaofo mobilenetv2_x1_0": (mobilenet, "mobilenetv2_x1_0", 10, CIFAR, None),
-    "chenyaofo shufflenetv2_x0_5": (shufflenet, "shufflenetv2_x0_5", 100, CIFAR100, None),
-    "chenyaofo repvgg_a0": (repvgg, "repvgg_a0", 10, CIFAR, None),
-    "chenyaofo resnet20": (HUB_RESNET20, "resnet20", 10, CIFAR, "cifar10_per_image"),
-    "kuangliu PreActResNet18": (preact, "preact_resnet18", 10, CIFAR, None),
-    "kuangliu ResNet18": (KL_18, "resnet18", 10, CIFAR, "cifar10_per_image"),
-    "kuangliu ResNet50": (KL_50, "resnet50", 10, CIFAR, None),
-    "kuangliu VGG16": (kuangliu_vgg, "vgg16", 10, CIFAR, "cifar10_per_image"),
-    "akamaster resnet20": (RESNET20, "resnet20", 10, IMAGENET, None),
-    "AugMix allconv": (augmix_allconv, "allconv_augmix", 10, HALF, None),
-    "AugMix resnext29": (augmix_resnext, "resnext29", 10, HALF, "half"),
-    "AugMix WRN-40-2": (augmix_wrn, "wrn40_2", 100, HALF, "half")}
+FILES = {  # what it is: (network, its name here, classes, normalisation)
+    "chenyaofo vgg11_bn": (partial(hub_vgg, layout=VGG11), "vgg11_bn", 10, CIFAR),
+    "chenyaofo vgg16_bn": (partial(hub_vgg, layout=VGG16), "vgg16_bn", 100, CIFAR100),
+    "chenyaofo mobilenetv2_x1_0": (mobilenet, "mobilenetv2_x1_0", 10, CIFAR),
+    "chenyaofo shufflenetv2_x0_5": (shufflenet, "shufflenetv2_x0_5", 100, CIFAR100),
+    "chenyaofo repvgg_a0": (repvgg, "repvgg_a0", 10, CIFAR),
+    "chenyaofo resnet20": (HUB_RESNET20, "resnet20", 10, CIFAR),
+    "chenyaofo resnet20 of CIFAR-100": (HUB_RESNET20, "resnet20", 100, CIFAR100),
+    "kuangliu PreActResNet18": (preact, "preact_resnet18", 10, CIFAR),
+    "kuangliu ResNet18": (KL_18, "resnet18", 10, CIFAR),
+    "kuangliu ResNet50": (KL_50, "resnet50", 10, CIFAR),
+    "kuangliu VGG16": (kuangliu_vgg, "vgg16", 10, CIFAR),
+    "akamaster resnet20": (RESNET20, "resnet20", 10, IMAGENET),
+    "AugMix allconv": (augmix_allconv, "allconv_augmix", 10, HALF),
+    "AugMix densenet": (augmix_densenet, "densenet_augmix", 10, HALF),
+    "AugMix densenet of CIFAR-100": (augmix_densenet, "densenet_augmix", 100, HALF),
+    "AugMix resnext29": (augmix_resnext, "resnext29", 10, HALF),
+    "AugMix WRN-40-2 of CIFAR-10": (augmix_wrn, "wrn40_2", 10, HALF),
+    "AugMix WRN-40-2": (augmix_wrn, "wrn40_2", 100, HALF)}
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_a_published_file_gives_its_own_answers(name, tmp_path):
-    network, ours, n, (mean, std), named = FILES[name]
+    network, ours, n, (mean, std) = FILES[name]
     x, file = torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(1)), File()
     pixels = (x - torch.tensor(mean)[:, None, None])/torch.tensor(std)[:, None, None]
     theirs = network(file, pixels, n)
     torch.save(dict(state_dict=file.state, epoch=3), tmp_path/"file.pt")
-    with torch.no_grad(): answers = load_model(f"{ours}@{tmp_path/'file.pt'}", n, mean=named)(x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model = load_model(f"{ours}@{tmp_path/'file.pt'}", n)
+    with torch.no_grad(): answers = model(x)
+    assert model.mean.flatten().tolist() == pytest.approx(mean)
+    assert model.std.flatten().tolist() == pytest.approx(std)
     assert theirs.std() > .05
     assert torch.allclose(answers, theirs, rtol=1e-3, atol=1e-3*theirs.abs().max().item())
+
+
+def state_of(network, n):
+    "What is in a file of this network"
+    file = File()
+    network(file, torch.rand(1, 3, 32, 32), n)
+    return file.state
+
+
+def read_with_warnings(name, n, **named):
+    "The model's mean, and what was said in warnings"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model = load_model(name, n, **named)
+    return model.mean.flatten().tolist(), [str(w.message) for w in told]
+
+
+DXY = partial(cifar_resnet, names=("downsample", "fc"), option="B")
+ANYBODYS = {  # what it is: (network, what its names are changed to, its name here, classes, what is taken)
+    "a WRN that was saved without DataParallel": (augmix_wrn, ("module.", ""), "wrn40_2", 10, "half"),
+    "a ResNet-18 by torchvision's names": (
+        KL_18, ("shortcut.", "downsample."), "resnet18", 10, "imagenet"),
+    "kuangliu's ResNet-18 on other data": (KL_18, ("", ""), "resnet18", 100, "cifar10_per_image"),
+    "kuangliu's VGG-16 on other data": (kuangliu_vgg, ("", ""), "vgg16", 7, "cifar10_per_image"),
+    "akamaster's ResNet on other data": (RESNET20, ("", ""), "resnet20", 100, "imagenet"),
+    "chenyaofo's ResNet on other data": (HUB_RESNET20, ("", ""), "resnet20", 20, "cifar10_per_image"),
+    "a ResNet by other names": (DXY, ("layer", "stage_"), "resnet20", 10, "imagenet")}
+
+
+@pytest.mark.parametrize("what", ANYBODYS)
+def test_a_file_that_could_be_anybodys_is_loaded_with_a_warning(what, tmp_path):
+    network, (old, new), ours, n, taken = ANYBODYS[what]
+    state = {k.replace(old, new): v for k, v in state_of(network, n).items()}
+    torch.save(state, tmp_path/"file.pt")
+    mean, told = read_with_warnings(f"{ours}@{tmp_path/'file.pt'}", n)
+    assert mean == pytest.approx(STATS[taken][0]) and len(told) == 1
+    assert "file.pt does not say how its images were normalised" in told[0]
+    assert f"mean={taken} is taken, give mean= if it was another" in told[0]
+    mean, told = read_with_warnings(f"{ours}@{tmp_path/'file.pt'}", n, mean="cifar100")
+    assert mean == pytest.approx(STATS["cifar100"][0]) and not told
+
+
+@pytest.mark.parametrize("what", ANYBODYS)
+def test_a_file_with_its_own_normalisation_keeps_it(what, tmp_path):
+    network, (old, new), ours, n, _ = ANYBODYS[what]
+    state = {f"net.{k.replace(old, new)}": v for k, v in state_of(network, n).items()}
+    own = dict(mu=torch.tensor([.1, .2, .3]), sigma=torch.tensor([.4, .5, .6]))
+    torch.save(state | own, tmp_path/"file.pt")
+    mean, told = read_with_warnings(f"{ours}@{tmp_path/'file.pt'}", n)
+    assert mean == pytest.approx([.1, .2, .3]) and not told
+
+
+@pytest.mark.parametrize("name", ["digits_net", "resnet20", "wrn40_2", "resnet18", "vgg16_bn", "densenet_augmix"])
+def test_what_was_saved_here_comes_back_as_it_was(name, tmp_path):
+    "The whole model with its normalisation, whoever else uses the names"
+    model = load_model(name, 10, mean="cifar10")
+    save_weights(model, tmp_path/"model.safetensors")
+    mean, told = read_with_warnings(f"{name}@{tmp_path/'model.safetensors'}", 10)
+    assert mean == pytest.approx(STATS["cifar10"][0]) and not told
 
 
 @pytest.mark.parametrize("theirs, ours", [
     ("chenyaofo vgg16_bn", "vgg16"), ("kuangliu VGG16", "vgg16_bn"), ("AugMix allconv", "allconvnet"),
     ("chenyaofo mobilenetv2_x1_0", "mobilenetv2_x1_4"), ("kuangliu PreActResNet18", "resnet18"),
-    ("AugMix resnext29", "resnet50")])
+    ("AugMix resnext29", "resnet50"), ("AugMix densenet", "densenet")])
 def test_a_file_of_another_network_is_refused(theirs, ours, tmp_path):
     network, _, n, *_ = FILES[theirs]
-    file = File()
-    network(file, torch.rand(1, 3, 32, 32), n)
-    torch.save(file.state, tmp_path/"file.pt")
+    torch.save(state_of(network, n), tmp_path/"file.pt")
     with pytest.raises(WrnbError, match="give model= another name or file"):
         load_model(f"{ours}@{tmp_path/'file.pt'}", n)
 
 
 def test_the_command_line_lists_the_models(capsys):
     assert main(["models"]) == 0
-    lines = capsys.readouterr().out.splitlines()
-    assert "vgg16_bn 15,253,578 32 cifar10_per_image chenyaofo" in [" ".join(line.split()) for line in lines]
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "vgg16_bn 15,253,578 32 cifar10_per_image chenyaofo" in lines
+    assert "resnet20 269,722 32 imagenet, cifar10_per_image akamaster, chenyaofo" in lines
+    assert "resnet18 11,173,962 32 cifar10_per_image kuangliu" in lines
+    assert "wrn40_2 2,243,546 32 half AugMix" in lines
+    assert "digits_net 24,346 32 imagenet" in lines
+    assert any("cifar100_chenyaofo for chenyaofo's files" in line for line in lines)
     assert main(["models", "--source", "torchvision"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "torchvision:resnet18 11,689,512 224 torchvision" in [" ".join(line.split()) for line in lines]

@@ -40,7 +40,7 @@ def pixels_of(
     picture, # a Pillow image, or uint8 array: [height, width], [height, width, 3], [N, height, width, 3]
 )->torch.Tensor: # [N, 3, height, width], float32 in [0,1]; one picture is a batch of one
     "A picture, or a batch of them, as pixels; grey is three equal colours"
-    levels = _bytes_of(picture)
+    levels = np.ascontiguousarray(_bytes_of(picture))  # a flipped one too, such as OpenCV's blue, green, red
     if levels.ndim == 2: levels = levels[..., None]
     if levels.ndim == 3: levels = levels[None]
     return torch.tensor(levels).permute(0, 3, 1, 2).expand(-1, 3, -1, -1)/255

@@ -12,21 +12,22 @@ import torchvision
 
 from .core import WrnbError, check_choice
 from .networks import MODELS
-from .zoo import ZOO, network_of
+from .zoo import LAYOUTS, ZOO, network_of
 
 # %% ../nbs/23_catalogue.ipynb #b42157d0
-_FILES = dict(
-    dict.fromkeys(("resnet20", "resnet32", "resnet44", "resnet56"), "akamaster, chenyaofo"),
-    resnet110="akamaster", resnet18="kuangliu", resnet34="kuangliu", vgg16="kuangliu",
-    wrn40_2="AugMix", resnext29="AugMix")
+def _layouts(name):
+    "Publisher and normalisation of the files that circulate of one of our own networks"
+    layouts = [k for k in LAYOUTS if name in k.networks and k.publisher != "wrnb"]
+    return {k.publisher: k.stats[0] for k in layouts}
 
 def _own_row(name):
     "What is known of one of our own networks"
-    entry = network_of(name)
+    entry, files = network_of(name), _layouts(name)
     with torch.device("meta"): net = entry.make(10)
     n = sum(p.numel() for p in net.parameters())
-    files = _FILES.get(name, entry.source if name in ZOO else "")
-    return dict(model=name, parameters=n, size=32, normalisation=entry.stats[0], files=files)
+    stats = ", ".join(files.values()) or entry.stats[0]
+    return dict(model=name, parameters=n, size=32, normalisation=stats, files=", ".join(files))
+
 
 # %% ../nbs/23_catalogue.ipynb #04998229
 def _torchvision_row(name):
@@ -56,8 +57,23 @@ _LISTS = dict(wrnb=_wrnb, torchvision=_torchvision, timm=_timm)
 # %% ../nbs/23_catalogue.ipynb #7249758d
 def list_models(
     source:str="wrnb", # "wrnb": networks for 32 px images; "torchvision", "timm": with ImageNet's weights
-)->pd.DataFrame: # model, parameters, size in pixels, normalisation, and whose files there are
+)->pd.DataFrame: # model, parameters (timm records none), size in pixels, normalisation, and whose files there are
     "The models that have a name, one row per model"
     check_choice("source", source, _LISTS)
     table = pd.DataFrame(_LISTS[source]())
     return table.astype(dict(parameters="Int64"))
+
+# %% ../nbs/23_catalogue.ipynb #d4ccb3fd
+_NOTES = dict(
+    wrnb="Normalisation: the publisher's for CIFAR-10, unless the file has its own or you name another with --mean. "
+         "For CIFAR-100 it is the same, and cifar100_chenyaofo for chenyaofo's files.",
+    torchvision="Normalisation: as recorded with the weights.",
+    timm="Normalisation: as recorded with the weights. timm does not record how many parameters there are.")
+
+def explain(
+    source:str="wrnb", # as `list_models` takes it
+)->str:
+    "What a reader of the list should know of its columns"
+    check_choice("source", source, _NOTES)
+    return _NOTES[source]
+

@@ -164,6 +164,7 @@ STATS = dict(  # mean and standard deviation of red, green and blue, in [0,1] pi
     imagenet=([.485, .456, .406], [.229, .224, .225]),  # akamaster's, and all of ImageNet
     cifar10=([.4914, .4822, .4465], [.2470, .2435, .2616]),  # of all pixels
     cifar10_per_image=([.4914, .4822, .4465], [.2023, .1994, .2010]),  # kuangliu's, chenyaofo's
-    cifar100=([.5071, .4865, .4409], [.2673, .2564, .2762]),  # chenyaofo's
+    cifar100=([.5071, .4865, .4409], [.2673, .2564, .2762]),  # of all pixels
+    cifar100_chenyaofo=([.5070, .4865, .4409], [.2673, .2564, .2761]),  # the same, as he rounds them
     half=([.5, .5, .5], [.5, .5, .5]),  # AugMix's
 )

@@ -178,6 +178,7 @@ def _models(given):
     table = _call(wrnb.catalogue.list_models, given)
     table["parameters"] = [f"{n:,}" if n > 0 else "" for n in table.parameters.fillna(0)]
     wrnb.core.print_line(table.to_string(index=False))
+    wrnb.core.print_line(_call(wrnb.catalogue.explain, given))
     wrnb.core.print_line("Each with or without @FILE; also hf:NAME and timm:hf_hub:NAME, and efficientnet_lite0")
 
 # %% ../nbs/89_commands.ipynb #3295ad87

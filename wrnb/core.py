@@ -195,18 +195,19 @@ def print_line(
 
 # %% ../nbs/01_core.ipynb #b0522756
 def _best_device():
-    "The name of the fastest kind of device in this machine"
-    if torch.cuda.is_available(): return "cuda"
-    return "mps" if torch.backends.mps.is_available() else "cpu"
+    "The name of the fastest kind of device in this machine that has 64-bit floats"
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 # %% ../nbs/01_core.ipynb #c564e287
 def pick_device(
-    name:str="auto", # "auto", or a torch device: "cpu", "cuda", "cuda:1", "mps"
+    name:str="auto", # "auto", or a torch device: "cpu", "cuda", "cuda:1"
 )->torch.device:
     "The device to compute on; `auto` uses a GPU if there is one; each of several processes gets its own"
     place = this_process()
     device = _best_device() if name == "auto" else name
     if device == "cuda" and place.world > 1: device = f"cuda:{place.local}"
+    if str(device).startswith("mps"):
+        raise WrnbError(f"device={device} has no 64-bit floats, which scores are computed with: use cpu or auto")
     try: return torch.zeros(1, device=device).device
     except (RuntimeError, AssertionError) as e:
         raise WrnbError(f"device={device} is not available here: use cpu or auto") from e

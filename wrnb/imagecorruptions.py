@@ -35,18 +35,23 @@ def _constants(name, severity, height, width):
 def _check_image(image):
     "Raise `WrnbError` unless this is one picture that can be corrupted"
     if not isinstance(image, np.ndarray):
-        raise WrnbError(f"image= is of type {type(image).__name__}: give a NumPy array, as in np.array(image)")
+        raise WrnbError(f"image= is of type {type(image).__name__}: give a NumPy array, "
+                        'as in np.array(image.convert("RGB"))')
     if image.dtype != np.uint8: raise WrnbError(f"image= has values of type {image.dtype}: give uint8, 0 to 255")
     if image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] not in (1, 3)):
         raise WrnbError(f"image= has shape {image.shape}: give [height, width] or [height, width, 1 or 3]")
     if min(image.shape[:2]) < 32:
         raise WrnbError(f"image= has shape {image.shape}: give a picture of 32 x 32 pixels or more")
 
+def _whole(name, v, *limits):
+    "A whole number; True is one, as in Python's lists and so in the package"
+    return check_whole(name, int(v) if isinstance(v, bool) else v, *limits)
+
 def _name_of(name, number):
     "The corruption that is asked for; a name counts more than a number"
     if name is None and number == -1:
         raise WrnbError("corruption_name= and corruption_number= are missing: give one of them")
-    if name is None: return _NAMES[check_whole("corruption_number", number, 0, len(_NAMES)-1)]
+    if name is None: return _NAMES[_whole("corruption_number", number, -len(_NAMES), len(_NAMES)-1)]
     check_choice("corruption_name", name, _NAMES)
     return name
 
@@ -55,11 +60,11 @@ def corrupt(
     image:np.ndarray, # a picture, uint8, [height, width] or [height, width, 1 or 3], 32 px or more a side
     severity:int=1, # 1 to 5
     corruption_name:str=None, # one of `get_corruption_names("all")`
-    corruption_number:int=-1, # or its place in that list, 0 to 18
+    corruption_number:int=-1, # or its place in that list, 0 to 18, or from its end, -2 to -19
 )->np.ndarray: # uint8, [height, width, 3], also if `image` is grey
     "Corrupt a picture as imagecorruptions does; raise `WrnbError` if it is not one, or nothing is named"
     _check_image(image)
-    severity = check_whole("severity", severity, 1, 5)
+    severity = _whole("severity", severity, 1, 5)
     name = _name_of(corruption_name, corruption_number)
     height, width = image.shape[:2]
     seed = 0 if name in _STILL else np.random.randint(2**31)

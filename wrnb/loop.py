@@ -50,7 +50,7 @@ class Loop:
         say=print_line, # function that prints progress messages; called by the first process only
         batch_size:int=None, # images per forward pass; None: 512 to score, else 256; rounding alone differs
         workers:int=0, # processes that decode images; with 0, a thread decodes the next batch
-        device:str="auto", # "auto", "cpu", "cuda", "cuda:1" or "mps"
+        device:str="auto", # "auto", "cpu", "cuda" or "cuda:1"
     ):
         self.run = Run(out)
         self.say = say if first_process() else noop

@@ -17,7 +17,7 @@ from .core import as_path, check_whole, wilson
 from .learners import class_order
 from .networks import CifarResNet
 from .checkpoints import STATS, by_our_names, state_in
-from .zoo import network_of
+from .zoo import layout_of, network_of
 from .models import IMAGENET_STATS, PixelModel, as_model, load_state, part_of, read_file
 from .sources import (
     SOURCES, WNIDS, Network, fit_heads, input_size, names_known_to, place_of, source_of, swap_heads, with_outputs)
@@ -72,7 +72,22 @@ def _own(arch, n_classes, state=None):
     one_by_one = any(re.search(r"(downsample|shortcut)\.0\.weight$", k) for k in state or {})
     if one_by_one and getattr(make, "func", make) is CifarResNet: make = partial(make, shortcut="B")
     net = make(n_classes)
-    return Network(net, with_outputs(net, n_classes)[-1:], None, STATS[stats[n_classes == 100]])
+    name = stats[n_classes == 100] if state is None else _stats_of_file(arch, n_classes, state)[0]
+    return Network(net, with_outputs(net, n_classes)[-1:], None, STATS[name])
+
+def _stats_of_file(arch, n_classes, state):
+    "Name of the normalisation that a file's publisher took, and whether the names in it are surely his"
+    layout = layout_of(arch, state)
+    if layout is None: return "imagenet", False
+    return layout.stats_for(n_classes), layout.has(n_classes)
+
+def _warn_if_guessed(arch, n_classes, state, path):
+    "Warn if neither a file nor the names in it tell how images are normalised"
+    name, sure = _stats_of_file(arch, n_classes, state)
+    has_std = any(re.search(r"(^|\.)_?(std|sigma)$", k) and v.numel() == 3 for k, v in state.items())
+    if sure or has_std: return
+    warnings.warn(f"{path} does not say how its images were normalised, nor do the names of its weights: "
+                  f"mean={name} is taken, give mean= if it was another")
 
 def _outputs_in(state, network, path):
     "How many outputs a file's weights for a network have"
@@ -95,7 +110,7 @@ def _load_pretrained(network, n_classes, classes, state, path):
     fit_heads(network, n_classes, classes)
     return model
 
-def _load_file(name, n_classes, classes, path):
+def _load_file(name, n_classes, classes, path, mean=None):
     "The model called `name` with the weights of a file, its outputs in the order of the data's classes"
     content = read_file(path)
     state = state_in(content, path)
@@ -104,6 +119,7 @@ def _load_file(name, n_classes, classes, path):
     network = _own(name, n_classes, state) if own else _build(name, state)
     if own: model = load_state(PixelModel(network.net, *network.stats), state, path)
     else: model = _load_pretrained(network, n_classes, None if listed else classes, state, path)
+    if own and mean is None: _warn_if_guessed(name, n_classes, state, path)
     model.published_error = _error_in(content)
     if listed and len(listed) == n_classes: _order_outputs(model, network, listed, classes, path)
     return model
@@ -118,7 +134,7 @@ def _order_outputs(model, network, listed, classes, path):
 def load_model(
     name:str, # `resnet20`, `efficientnet_lite0`, `torchvision:NAME`, `timm:NAME`, ...; with @PATH a checkpoint
     n_classes:int, # outputs, two or more
-    mean:list=None, # one per channel, in [0,1] units, or a name of `STATS`; None: the checkpoint's or the model's
+    mean:list=None, # one per channel, in [0,1], or a name of `STATS`; None: the file's, its publisher's or the model's
     std:list=None, # one per channel, in [0,1] units, above 0; None: as for `mean`
     classes:list=None, # the data's: names, or numbers or WordNet ids of pretrained ones; None: a fresh last layer
 )->PixelModel: # in evaluation mode
@@ -126,7 +142,7 @@ def load_model(
     arch, _, path = str(name).partition("@")
     n_classes = check_whole("n_classes", n_classes, 2)
     classes = None if classes is None else list(classes)
-    if path: model = _load_file(arch, n_classes, classes, as_path(path))
+    if path: model = _load_file(arch, n_classes, classes, as_path(path), mean)
     elif source_of(arch)[0] in SOURCES:
         network = _build(arch)
         fit_heads(network, n_classes, classes)

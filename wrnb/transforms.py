@@ -10,26 +10,93 @@ import numpy as np
 from PIL import Image
 import torch
 from torch import nn
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
+from .late import is_a, late
 from .core import WrnbError, check_choice, check_range
-from .corruptions import CONSTANTS, _check_kind, _several, corrupt
+from .arrays import _LUMA
+from .corruptions import CONSTANTS, FAMILY, _check_kind, _several, corrupt
 
 # %% ../nbs/42_transforms.ipynb #87942c9d
+def _to_grey(pixels, name):
+    "One channel of three, as for Pillow's grey images, on the grid k/255"
+    if FAMILY.get(name) == "noise": return pixels[:, :1]
+    return (pixels*_LUMA.to(pixels.device)).sum(1, keepdim=True).mul_(255).round_().div_(255)
+
+def _corrupt_pixels(x, name, *how):
+    "Corrupt pictures [N, 1 or 3, height, width], of bytes or of floats in [0,1]"
+    is_bytes, is_grey = x.dtype == torch.uint8, x.dim() == 4 and x.shape[1] == 1
+    pixels = x/255 if is_bytes else x
+    corrupted = corrupt(pixels.expand(-1, 3, -1, -1) if is_grey else pixels, name, *how)
+    if is_grey: corrupted = _to_grey(corrupted, name)
+    return corrupted.mul(255).round_().byte() if is_bytes else corrupted.to(x.dtype)
+
 def _corrupt_tensor(x, *how):
-    "Corrupt a tensor of one picture or a batch, of bytes or of floats in [0,1]"
-    pixels = x.as_subclass(torch.Tensor)
-    if x.dim() == 3: pixels = pixels[None]
-    if x.dtype == torch.uint8: pixels = pixels/255
-    corrupted = corrupt(pixels, *how).view(x.shape)
-    return corrupted.mul(255).round_().byte() if x.dtype == torch.uint8 else corrupted.to(x.dtype)
+    "Corrupt a tensor of one picture, a batch or a video, and keep its type"
+    plain = x.as_subclass(torch.Tensor)
+    batch = plain.reshape(-1, *x.shape[-3:]) if x.dim() > 2 else plain
+    return _corrupt_pixels(batch, *how).reshape(x.shape).as_subclass(type(x))
 
 def _corrupt_any(x, *how):
     "Corrupt a picture, whatever holds it"
-    if not isinstance(x, (torch.Tensor, np.ndarray, Image.Image)):
-        raise WrnbError(f"a transform was given a {type(x).__name__}: give it a picture, before or after its label")
     return _corrupt_tensor(x, *how) if isinstance(x, torch.Tensor) else corrupt(x, *how)
 
-class Corrupt(nn.Module):
+
+# %% ../nbs/42_transforms.ipynb #68728fbc
+_TV = "torchvision.tv_tensors."
+_MASKS = "fastai.vision.core.PILMask", "fastai.torch_core.TensorMask"
+_OTHERS = _TV + "TVTensor", *_MASKS, "fastai.torch_core.TensorCategory", "fastai.vision.core.TensorPoint"
+
+def _is_image(x):
+    "Is this a picture beyond doubt?"
+    is_image = isinstance(x, Image.Image) or is_a(x, _TV + "Image", _TV + "Video")
+    return is_image and not is_a(x, *_MASKS)
+
+def _n_dims(x):
+    "How many dimensions a tensor or array has that may be a picture; of an array one more, since it may be grey"
+    if isinstance(x, torch.Tensor): return 0 if is_a(x, *_OTHERS) else x.dim()
+    return x.ndim + 1 if isinstance(x, np.ndarray) else 0
+
+def _first(parts, n):
+    "The place of the first tensor or array of `n` dimensions or more"
+    return [i for i, x in enumerate(parts) if _n_dims(x) >= n][:1]
+
+def _places(parts):
+    "Where the pictures are among the parts of a sample; raises `WrnbError` if nothing there could be one"
+    sure = [i for i, x in enumerate(parts) if _is_image(x)]
+    places = sure or _first(parts, 3) or _first(parts, 2)
+    others = torch.Tensor, Image.Image  # labels and masks, which some libraries hand over by themselves
+    if places or any(isinstance(x, others) for x in parts): return places
+    kinds = ", ".join(dict.fromkeys(type(x).__name__ for x in parts)) or "nothing"
+    raise WrnbError(f"a transform was given no picture but {kinds}: give a Pillow image, an array or a tensor")
+
+
+# %% ../nbs/42_transforms.ipynb #c7aed349
+_v2 = late("torchvision.transforms.v2")
+
+class _OfSamples(nn.Module):
+    "A `v2.Transform` that corrupts the pictures of a sample, all in the same way"
+    def __new__(cls, *args, **kwargs):
+        _OfSamples.__bases__ = (_v2.Transform,)
+        return super().__new__(cls)
+
+    def applies(self): return True
+    def forward(self, *inputs):
+        sample = inputs if len(inputs) > 1 else inputs[0]
+        parts, structure = tree_flatten(sample)
+        places = _places(parts)
+        if not (places and self.applies()): return sample
+        params = self.make_params([parts[i] for i in places])
+        for i in places: parts[i] = self.transform(parts[i], params)
+        return tree_unflatten(parts, structure)
+
+    def transform(self, inpt, params):
+        how = (params[k] for k in ("name", "severity", "preset", "seed"))
+        return _corrupt_any(inpt, *how)
+
+
+# %% ../nbs/42_transforms.ipynb #471750e6
+class Corrupt(_OfSamples):
     "A transform: one corruption of one severity; the same picture gets the same draws each time"
     def __init__(self,
         name:str, # one of the 15 of `CORRUPTIONS` or the 4 of `EXTRA`
@@ -40,18 +107,19 @@ class Corrupt(nn.Module):
         super().__init__()
         self.name, self.preset, self.seed = name, preset, seed
         self.severity = _check_kind(name, severity, preset)
-    def forward(self, x): return _corrupt_any(x, self.name, self.severity, self.preset, self.seed)
+    def make_params(self, flat_inputs): return {k: getattr(self, k) for k in ("name", "severity", "preset", "seed")}
     def extra_repr(self): return f"{self.name!r}, {self.severity}"
+
 
 # %% ../nbs/42_transforms.ipynb #7da76b7f
 def _draw(choices): return choices[int(torch.randint(len(choices), ()))]
 
-class RandomCorruption(nn.Module):
+class RandomCorruption(_OfSamples):
     "A transform: a corruption, a severity and its draws at random, with torch's global random state"
     def __init__(self,
         names:list=None, # corruptions to choose from, or one of them; None takes all 19
         severities:tuple=(1, 2, 3, 4, 5), # severities to choose from, or one of them
-        p:float=1., # share of pictures that are corrupted, 0 to 1
+        p:float=1., # share of samples that are corrupted, 0 to 1
         preset:str="auto", # one of `PRESETS`; auto chooses by image size
     ):
         super().__init__()
@@ -62,8 +130,9 @@ class RandomCorruption(nn.Module):
         for name in self.names: check_choice("names", name, CONSTANTS)
         if not (self.names and self.severities):
             raise WrnbError("names= or severities= is empty: give at least one")
-    def forward(self, x):
-        if torch.rand(()) >= self.p: return x
+    def applies(self): return bool(torch.rand(()) < self.p)
+    def make_params(self, flat_inputs):
         seed = int(torch.randint(2**31, ()))
-        return _corrupt_any(x, _draw(self.names), _draw(self.severities), self.preset, seed)
+        name, severity = _draw(self.names), _draw(self.severities)
+        return dict(name=name, severity=severity, preset=self.preset, seed=seed)
     def extra_repr(self): return f"{len(self.names)} corruptions, severities {self.severities}, p={self.p}"

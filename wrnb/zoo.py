@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../nbs/18_zoo.ipynb #63045cf0
 from functools import partial
+import re
 from typing import NamedTuple
 
 import torch
@@ -157,6 +158,47 @@ class AugMixAllConv(nn.Module):
 
     def forward(self, x): return self.classifier(self.features(x).flatten(1))
 
+# %% ../nbs/18_zoo.ipynb #85de7003
+class _DenseLayer(nn.Module):
+    "Its input, and behind it the channels of a convolution after batch norm and ReLU"
+    def __init__(self, i, growth):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(i)
+        self.conv1 = nn.Conv2d(i, growth, 3, padding=1, bias=False)
+
+    def forward(self, x): return torch.cat((x, self.conv1(F.relu(self.bn1(x)))), 1)
+
+class _Transition(nn.Module):
+    "A convolution of 1 x 1 after batch norm and ReLU, at half the size"
+    def __init__(self, channels):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, channels, 1, bias=False)
+
+    def forward(self, x): return F.avg_pool2d(self.conv1(F.relu(self.bn1(x))), 2)
+
+def _dense(i, growth, n): return nn.Sequential(*(_DenseLayer(i + k*growth, growth) for k in range(n)))
+
+class AugMixDenseNet(nn.Module):
+    "DenseNet with 40 layers and growth 12 as in the AugMix code (Huang et al. 2017, Hendrycks et al. 2020)"
+    def __init__(self,
+        n_classes:int, # outputs
+    ):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 24, 3, padding=1, bias=False)
+        self.dense1, self.trans1 = _dense(24, 12, 12), _Transition(168)
+        self.dense2, self.trans2 = _dense(168, 12, 12), _Transition(312)
+        self.dense3 = _dense(312, 12, 12)
+        self.bn1 = nn.BatchNorm2d(456)
+        self.fc = nn.Linear(456, n_classes)
+        self.apply(_he)
+
+    def forward(self, x):
+        x = self.trans1(self.dense1(self.conv1(x)))
+        x = self.dense3(self.trans2(self.dense2(x)))
+        return self.fc(F.relu(self.bn1(x)).mean((2, 3)))
+
+
 # %% ../nbs/18_zoo.ipynb #9e761b92
 class Entry(NamedTuple):
     "A network that files circulate of"
@@ -164,8 +206,9 @@ class Entry(NamedTuple):
     source:str # whose files
     stats:tuple=("imagenet", "imagenet") # names of `STATS` for CIFAR-10 and CIFAR-100
 
-_HUB = "chenyaofo", ("cifar10_per_image", "cifar100")
+_HUB = "chenyaofo", ("cifar10_per_image", "cifar100_chenyaofo")
 _KUANGLIU = "kuangliu", ("cifar10_per_image", "cifar10_per_image")
+_AUGMIX = "AugMix", ("half", "half")
 _CHANNELS = dict(x0_5=(48, 96, 192, 1024), x1_0=(116, 232, 464, 1024),
                  x1_5=(176, 352, 704, 1024), x2_0=(244, 488, 976, 2048))
 _WIDTHS = dict(x0_5=.5, x0_75=.75, x1_0=1., x1_4=1.4)
@@ -184,7 +227,8 @@ def _of_hub():
 ZOO = _of_hub() | dict(
     resnet50=Entry(partial(resnet32px, block=Bottleneck, layers=(3, 4, 6, 3)), *_KUANGLIU),
     preact_resnet18=Entry(PreActResNet, *_KUANGLIU),
-    allconv_augmix=Entry(AugMixAllConv, "AugMix", ("half", "half")),
+    allconv_augmix=Entry(AugMixAllConv, *_AUGMIX),
+    densenet_augmix=Entry(AugMixDenseNet, *_AUGMIX),
 )
 
 def network_of(
@@ -192,3 +236,46 @@ def network_of(
 )->Entry|None: # None if there is none of this name
     "The network of this name"
     return Entry(MODELS[arch], "the papers") if arch in MODELS else ZOO.get(arch)
+
+# %% ../nbs/18_zoo.ipynb #577e42f3
+class Layout(NamedTuple):
+    "The names that a publisher gives to the weights of some networks, and how his images are normalised"
+    publisher:str # of the files
+    stats:tuple # names of `STATS` for CIFAR-10 and CIFAR-100
+    networks:tuple # names of `MODELS` and `ZOO`
+    marks:tuple=() # expressions: each finds a weight's name in such a file; none: all files are of this layout
+    classes:tuple=(10, 100) # how many classes his files have; None: any number
+
+    def stats_for(self, n_classes): return self.stats[n_classes == 100]
+    def has(self, n_classes): return self.classes is None or n_classes in self.classes
+
+_IMAGENET = "imagenet", "imagenet"
+_RESNETS = "resnet20", "resnet32", "resnet44", "resnet56", "resnet110"
+_ON_HUB = tuple(name for name, entry in ZOO.items() if entry.source == "chenyaofo")
+_OURS = "digits_net", "allconvnet", "vgg16", "resnext29"  # whose names in this package nobody else has
+
+
+# %% ../nbs/18_zoo.ipynb #f5edf9a5
+LAYOUTS = (
+    Layout("akamaster", _IMAGENET, _RESNETS, (r"\blinear\.weight$",), classes=(10,)),
+    Layout(*_HUB, _RESNETS[:4], (r"\blayer2\.0\.downsample\.0\.weight$", r"\bfc\.weight$")),
+    Layout(*_HUB, _ON_HUB),
+    Layout(*_KUANGLIU, ("resnet18", "resnet34", "resnet50"),
+           (r"\bshortcut\.0\.weight$", r"\blinear\.weight$"), classes=(10,)),
+    Layout(*_KUANGLIU, ("vgg16",), (r"\bfeatures\.0\.weight$", r"\bclassifier\.weight$"), classes=(10,)),
+    Layout(*_KUANGLIU, ("preact_resnet18",), classes=(10,)),
+    Layout(*_AUGMIX, ("wrn40_2",), (r"^module\.",)),
+    Layout(*_AUGMIX, ("wrn40_2",), classes=()),  # anybody's, since all take these names
+    Layout(*_AUGMIX, ("resnext29",), (r"\bconv_reduce\.weight$",)),
+    Layout(*_AUGMIX, ("allconv_augmix", "densenet_augmix")),
+    Layout("wrnb", _IMAGENET, _OURS, classes=None),
+)
+
+def layout_of(
+    arch:str, # a key of `MODELS` or `ZOO`
+    names:list, # of the weights in a file
+)->Layout|None: # None if nobody is known who names them so
+    "Whose file for this network it is, by the names of the weights"
+    def fits(mark): return any(re.search(mark, name) for name in names)
+    return next((k for k in LAYOUTS if arch in k.networks and all(map(fits, k.marks))), None)
+
