@@ -1,5 +1,6 @@
 """Models and data of Hugging Face's, with the real libraries: made small here, saved, read from disk, no network."""
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,12 +10,15 @@ from PIL import Image
 transformers = pytest.importorskip("transformers", reason="pip install 'wrnb[hf]'")
 datasets = pytest.importorskip("datasets", reason="pip install 'wrnb[hf]'")
 
+from transformers.models.auto import image_processing_auto as processors, modeling_auto as auto
+
 from wrnb.cli import main
 from wrnb.columns import image_and_label
 from wrnb.core import WrnbError
 from wrnb.corruptions import corruptions
 from wrnb.folders import load_data
 from wrnb.hub_data import hub_set
+from wrnb.hub_models import AtSize, preparation_of
 from wrnb.images import as_images
 from wrnb.pretrained import input_size, knows_classes, load_model
 from wrnb.scoring import score_robustness
@@ -62,6 +66,7 @@ def saved(folder, kind="vit", **options):
 
 
 def photo(side): return Image.fromarray(RNG.integers(0, 256, (side, side, 3), dtype=np.uint8))
+def view(values): return torch.tensor(values).view(3, 1, 1)
 def pixels(image): return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]/255
 
 
@@ -75,6 +80,103 @@ def test_logits_are_those_of_the_library_itself(tmp_path, kind):
         theirs = net(**processor(image, return_tensors="pt")).logits
         assert torch.allclose(model(pixels(image)), theirs, rtol=1e-4, atol=1e-5)
         assert not torch.allclose(model(pixels(image).flip(1)), theirs, rtol=1e-4, atol=1e-5)
+
+
+PROCESSORS = sorted({name for model in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+                     for name in (processors.IMAGE_PROCESSOR_MAPPING_NAMES.get(model) or {}).values()})
+OTHERWISE = {  # the classes that do something else with pictures, and how they are refused
+    "MobileViT": "cuts 256 x 256 pixels out of 224 x 224", "Siglip2": "has no size of pictures",
+    "ImageGPT": "cannot prepare a picture", "Donut": "in a way that is not known here"}
+OWN, SMALLER = dict(shortest_edge=96), dict(height=61, width=54)
+VARIANTS = [
+    {}, dict(include_top=False), dict(rescale_offset=True), dict(do_normalize=False), dict(do_rescale=False),
+    dict(ODD, rescale_factor=1/127.5), dict(do_normalize=False, rescale_offset=True), dict(do_resize=False),
+    dict(size=OWN, crop_size=SMALLER), dict(size=OWN, crop_size=SMALLER, do_center_crop=True),
+    dict(size=SMALLER, do_center_crop=False), dict(size=OWN, crop_pct=.7), dict(crop_pct=1), dict(resample=0),
+    dict(resample=1), dict(do_pad=True), dict(do_pad=True, pad_size=dict(height=500, width=500)),
+    dict(do_flip_channel_order=True), dict(do_flip_channel_order=False), dict(do_grayscale=True),
+    dict(do_center_crop=True, crop_size=dict(height=400, width=400)), dict(image_mean=[.5], image_std=[.5])]
+
+
+class Echo(torch.nn.Module):
+    def forward(self, x): return SimpleNamespace(logits=x)
+
+
+def what_the_network_gets(recipe, image):
+    mean, std = map(view, (recipe.mean, recipe.std))
+    return AtSize(Echo(), recipe)((pixels(image) - mean)/std)
+
+
+def is_the_processors(processor, recipe, image, near):
+    ours, theirs = what_the_network_gets(recipe, image), processor(image, return_tensors="pt")["pixel_values"]
+    return ours.shape == theirs.shape and (ours - theirs).abs().max() <= near*(1/min(recipe.std))
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_the_network_gets_what_the_processor_makes(name):
+    kind, family = getattr(transformers, name), name.partition("ImageProcessor")[0]
+    if family == "TimmWrapper": return  # see test_a_model_of_timms_by_hf_is_refused_with_its_other_name
+    agreed = 0
+    for options in VARIANTS:
+        processor = kind(**options)
+        try: recipe = preparation_of(processor)
+        except WrnbError as e:
+            assert "\n" not in str(e) and (options or OTHERWISE[family] in str(e))
+            continue
+        height, width = recipe.own
+        image = Image.fromarray(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        assert is_the_processors(processor, recipe, image, 1e-5), options
+        if recipe.resample:
+            larger = photo(3).resize((300, 240), Image.BICUBIC)
+            assert is_the_processors(processor, recipe, larger, 4/255), options
+        agreed += 1
+    assert agreed >= (1 if family in ("MobileViT", "Donut") else 0 if family in OTHERWISE else 11)
+
+
+@pytest.mark.parametrize("options", [{}, dict(rescale_offset=True, rescale_factor=1/127.5), dict(include_top=False)])
+def test_efficientnets_second_division_and_offset(tmp_path, options):
+    config = transformers.EfficientNetConfig(image_size=32, width_coefficient=.1, depth_coefficient=.1, hidden_dim=64,
+                                             **named(PETS))
+    net = transformers.EfficientNetForImageClassification(config).eval()
+    processor = transformers.EfficientNetImageProcessor(size=dict(height=32, width=32), **ODD, **options)
+    for part in (net, processor): part.save_pretrained(tmp_path)
+    image = photo(32)
+    with torch.no_grad():
+        theirs = net(**processor(image, return_tensors="pt")).logits
+        ours = load_model(f"hf:{tmp_path}", 3, classes=PETS)(pixels(image))
+    assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5*theirs.abs().max())
+
+
+def test_pictures_have_the_size_before_the_cut(tmp_path):
+    net, processor = resnet().eval(), transformers.ConvNextImageProcessor(size=dict(shortest_edge=32), crop_pct=.8)
+    for part in (net, processor): part.save_pretrained(tmp_path)
+    assert input_size(f"hf:{tmp_path}") == 40
+    image = photo(40)
+    centre = image.crop((4, 4, 36, 36))
+    with torch.no_grad():
+        ours = load_model(f"hf:{tmp_path}", 3, classes=PETS)(pixels(image))
+        theirs = net((pixels(centre) - view(processor.image_mean))/view(processor.image_std)).logits
+    assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_pictures_that_cannot_be_resized_as_the_processor_does_are_refused(tmp_path):
+    net, processor = vit().eval(), transformers.ViTImageProcessor(size=dict(height=32, width=32), resample=1)
+    for part in (net, processor): part.save_pretrained(tmp_path)
+    model = load_model(f"hf:{tmp_path}", 3, classes=PETS)
+    assert model(torch.rand(1, 3, 32, 32)).shape == (1, 3)
+    with pytest.raises(WrnbError, match="have 40 x 32 pixels.*: give pictures of 32 x 32 pixels"):
+        model(torch.rand(1, 3, 40, 32))
+
+
+@pytest.mark.parametrize("options, wrong", [
+    (dict(do_pad=True, pad_size=dict(height=64, width=64)), "ViTImageProcessor that changes pictures of 32 x 32"),
+    (dict(image_std=[.5, 0, .5]), r"has image_std=\[0.5, 0, 0.5\]"), (dict(image_mean=None), "has image_mean=None"),
+    (dict(rescale_factor=0), "has rescale_factor=0"), (dict(size=dict(longest_edge=32)), "has no size of pictures")])
+def test_processors_that_cannot_be_followed_are_refused_with_the_models_name(tmp_path, options, wrong):
+    folder, *_ = saved(tmp_path)
+    file = tmp_path/"preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | options))
+    refused(f"model=hf:{folder}.*{wrong}", f"hf:{folder}")
 
 
 def test_pictures_of_another_size_are_brought_to_the_networks(tmp_path):
@@ -135,7 +237,6 @@ def test_scoring_takes_their_names(tmp_path):
 
 
 def ds_pixels(ds): return torch.cat([pixels(image) for image in ds.pictures])
-def view(values): return torch.tensor(values).view(3, 1, 1)
 
 
 def test_timms_models_are_scored_by_name(tmp_path):
@@ -213,6 +314,13 @@ def test_timms_models_from_a_folder(tmp_path):
     mean, std = (view(net.pretrained_cfg[k]) for k in ("mean", "std"))
     with torch.no_grad(): assert torch.allclose(model(x), net((x - mean)/std), atol=1e-4)
     refused("its weights cannot be fetched", f"timm:local-dir:{tmp_path/'nowhere'}")
+
+
+def test_a_model_of_timms_by_hf_is_refused_with_its_other_name(tmp_path):
+    timm = pytest.importorskip("timm")
+    from timm.models import save_for_hf
+    save_for_hf(timm.create_model("test_resnet", num_classes=3), tmp_path, safe_serialization=True)
+    refused(f"model=hf:{tmp_path} is a model of timm's: give model=timm:local-dir:{tmp_path}$", f"hf:{tmp_path}")
 
 
 # --- data -----------------------------------------------------------------------------------------

@@ -218,7 +218,7 @@ def _hub_names(names):
 def _hub_facts(name):
     "Picture size and class names of a model of Hugging Face's"
     recipe, names = hub_facts(name)
-    return max(recipe.height, recipe.width), _hub_names(names)
+    return recipe.side, _hub_names(names)
 
 def _from_hub(name, pretrained=True):
     "An image classifier of Hugging Face's hub, or of a folder"
