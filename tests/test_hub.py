@@ -117,7 +117,7 @@ def test_the_network_gets_what_the_processor_makes(name):
     kind, family = getattr(transformers, name), name.partition("ImageProcessor")[0]
     if family == "TimmWrapper": return  # see test_a_model_of_timms_by_hf_is_refused_with_its_other_name
     agreed = 0
-    for options in VARIANTS:
+    for options in VARIANTS if family != "Donut" else [{}, dict(size=SMALLER, do_pad=False, do_thumbnail=False)]:
         processor = kind(**options)
         try: recipe = preparation_of(processor)
         except WrnbError as e:
@@ -130,12 +130,12 @@ def test_the_network_gets_what_the_processor_makes(name):
             larger = photo(3).resize((300, 240), Image.BICUBIC)
             assert is_the_processors(processor, recipe, larger, 4/255), options
         agreed += 1
-    assert agreed >= (1 if family in ("MobileViT", "Donut") else 0 if family in OTHERWISE else 11)
+    assert agreed >= (1 if family == "MobileViT" else 0 if family in OTHERWISE else 11)
 
 
 @pytest.mark.parametrize("options", [{}, dict(rescale_offset=True, rescale_factor=1/127.5), dict(include_top=False)])
 def test_efficientnets_second_division_and_offset(tmp_path, options):
-    config = transformers.EfficientNetConfig(image_size=32, width_coefficient=.1, depth_coefficient=.1, hidden_dim=64,
+    config = transformers.EfficientNetConfig(image_size=32, width_coefficient=.1, depth_coefficient=.1, hidden_dim=128,
                                              **named(PETS))
     net = transformers.EfficientNetForImageClassification(config).eval()
     processor = transformers.EfficientNetImageProcessor(size=dict(height=32, width=32), **ODD, **options)
@@ -170,7 +170,7 @@ def test_pictures_that_cannot_be_resized_as_the_processor_does_are_refused(tmp_p
 
 @pytest.mark.parametrize("options, wrong", [
     (dict(do_pad=True, pad_size=dict(height=64, width=64)), "ViTImageProcessor that changes pictures of 32 x 32"),
-    (dict(image_std=[.5, 0, .5]), r"has image_std=\[0.5, 0, 0.5\]"), (dict(image_mean=None), "has image_mean=None"),
+    (dict(image_std=[.5, 0, .5]), r"has image_std=\(0.5, 0, 0.5\)"), (dict(image_mean=None), "has image_mean=None"),
     (dict(rescale_factor=0), "has rescale_factor=0"), (dict(size=dict(longest_edge=32)), "has no size of pictures")])
 def test_processors_that_cannot_be_followed_are_refused_with_the_models_name(tmp_path, options, wrong):
     folder, *_ = saved(tmp_path)

@@ -45,7 +45,8 @@ def _three(processor, name, whose):
     values = [value] if isinstance(value, (int, float)) else list(value or [])
     if len(values) == 1: values *= 3
     if len(values) == 3 and (name != "image_std" or min(values) > 0): return values
-    raise WrnbError(f"{whose}'s processor has {name}={value}: give a model for pictures of three channels")
+    raise WrnbError(f"{whose}'s processor has {name}={value}: give a model with three numbers there, "
+                    "a standard deviation above 0")
 
 def _unit(processor, whose):
     "What white is, before a processor normalises"
