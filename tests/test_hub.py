@@ -390,6 +390,197 @@ def test_labels_as_words_and_as_numbers():
     assert (ds.classes, ds.labels.tolist()) == (["0", "1", "2"], [0, 2, 1, 0])
 
 
+def column(kind, values): return datasets.Dataset.from_dict(
+    {"image": table(len(values))["image"][:], "label": values},
+    features=datasets.Features({"image": datasets.Image(), "label": datasets.Value(kind)}))
+
+
+@pytest.mark.parametrize("kind, values, classes, labels", [
+    ("large_string", ["b", "a", "b"], ["a", "b"], [1, 0, 1]), ("float64", [2., 0., 1.], ["0", "1", "2"], [2, 0, 1]),
+    ("float32", [1, 0, 1], ["0", "1"], [1, 0, 1]), ("bool", [True, False], ["0", "1"], [1, 0]),
+    ("uint8", [0, 1], ["0", "1"], [0, 1])])
+def test_labels_of_many_types(tmp_path, kind, values, classes, labels):
+    ds = column(kind, values)
+    ours = hub_set(ds, label="label")
+    assert (ours.classes, ours.labels.tolist()) == (classes, labels)
+    assert [as_images(ds)[i][1] for i in range(len(ds))] == labels
+    assert as_images(ds).classes in (classes, None)
+    datasets.DatasetDict(train=ds, test=ds).save_to_disk(tmp_path)
+    for part in load_data(f"hf:{tmp_path}"): assert (part.classes, part.labels.tolist()) == (classes, labels)
+
+
+def test_a_table_of_pandas(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(dict(image=[dict(bytes=None, path=str(tmp_path/f"{i}.png")) for i in range(4)],
+                                  label=["b", "a", "b", "c"]))
+    for i in range(4): photo(8).save(tmp_path/f"{i}.png")
+    ds = datasets.Dataset.from_pandas(frame)
+    ds = ds.cast_column("image", datasets.Image())
+    assert hub_set(ds).labels.tolist() == [1, 0, 1, 2] == [as_images(ds)[i][1] for i in range(4)]
+    assert torch.equal(hub_set(ds)[2][0], as_images(ds)[2][0])
+
+
+@pytest.mark.parametrize("kind, values, wrong", [
+    ("int64", [0, None], "data/1 has no label"), ("string", ["a", None], "data/1 has no label"),
+    ("float64", [1, .5], "data/1 has the label 0.5"), ("float64", [float("nan")], "data/0 has the label nan"),
+    ("int64", [0, -2], "data/1 has label -2"), ("null", [None], "holds null")])
+def test_labels_that_are_missing_or_fractions_are_refused_with_their_row(kind, values, wrong):
+    with pytest.raises(WrnbError, match=wrong) as e: hub_set(column(kind, values), label="label")
+    assert "\n" not in str(e.value)
+    with pytest.raises(WrnbError) as e: [pair for pair in as_images(image_and_label(column(kind, values), label="label"))]
+    assert "\n" not in str(e.value)
+
+
+GRIDS = {  # feature, and what is done to the levels [height, width, 3]
+    "uint8": (datasets.Array3D((8, 8, 3), "uint8"), lambda v: v),
+    "channels first": (datasets.Array3D((3, 8, 8), "uint8"), lambda v: v.transpose(2, 0, 1)),
+    "floats": (datasets.Array3D((8, 8, 3), "float32"), lambda v: (v/255).astype(np.float32)),
+    "grey": (datasets.Array2D((8, 8), "uint8"), lambda v: v[..., 0]),
+    "lists": (datasets.List(datasets.List(datasets.List(datasets.Value("int64")))), lambda v: v),
+    "grey lists": (datasets.List(datasets.List(datasets.Value("uint8"))), lambda v: v[..., 0])}
+
+
+def grid_table(feature, grids, label=None):
+    features = datasets.Features({"pixels": feature, "label": datasets.ClassLabel(names=PETS)})
+    rows = dict(pixels=[g.tolist() for g in grids], label=[i % 3 for i in range(len(grids))])
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+@pytest.mark.parametrize("kind", GRIDS)
+def test_pixels_in_arrays_and_lists(kind, tmp_path):
+    feature, change = GRIDS[kind]
+    levels = RNG.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    ds = grid_table(feature, [change(v) for v in levels])
+    expected = torch.from_numpy(levels).permute(0, 3, 1, 2)/255
+    if "grey" in kind: expected = expected[:, :1].expand(-1, 3, -1, -1)
+    datasets.DatasetDict(train=ds, test=ds).save_to_disk(tmp_path)
+    for ours in (hub_set(ds), hub_set(ds, image="pixels"), as_images(ds), load_data(f"hf:{tmp_path}")[1]):
+        assert torch.allclose(torch.stack([ours[i][0] for i in range(3)]), expected, atol=1e-6)
+        assert [ours[i][1] for i in range(3)] == [0, 1, 2]
+    assert hub_set(ds, size=4)[0][0].shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize("feature, grid", [
+    (datasets.Array3D((8, 8, 5), "uint8"), np.zeros((8, 8, 5), np.uint8)),
+    (datasets.Array2D((2, 2), "float32"), np.full((2, 2), 2.)), (datasets.Array2D((2, 2), "int64"), np.full((2, 2), 300)),
+    (datasets.List(datasets.List(datasets.Value("int64"))), np.eye(2, dtype=int))])
+def test_arrays_that_are_no_pictures_are_refused(feature, grid):
+    with pytest.raises(WrnbError, match="data/0") as e: hub_set(grid_table(feature, [grid]))
+    assert "\n" not in str(e.value)
+
+
+def test_sizes_limits_and_empty_sets_are_refused_in_one_line(tmp_path):
+    ds = table(6)
+    for options in (dict(size=0), dict(size=-4), dict(size=2.5), dict(limit=0), dict(limit=-1), dict(limit=True)):
+        (name, value), = options.items()
+        with pytest.raises(WrnbError, match=f"{name}={value}"): hub_set(ds, **options)
+    empty = ds.select([])
+    with pytest.raises(WrnbError, match="there are no images in data of hf"): hub_set(empty)
+    for what in (dict(train=empty, test=ds), dict(train=ds, test=empty)):
+        datasets.DatasetDict(what).save_to_disk(tmp_path/"-".join(str(len(v)) for v in what.values()))
+    with pytest.raises(WrnbError, match="there are no images in train of hf:"): load_data(f"hf:{tmp_path/'0-6'}")
+    with pytest.raises(WrnbError, match="there are no images in test of hf:"): load_data(f"hf:{tmp_path/'6-0'}")
+    for part, rows in (("train", ds), ("test", empty)): rows.to_parquet(tmp_path/f"files/{part}.parquet")
+    with pytest.raises(WrnbError, match="no part called test .* with images and labels"): load_data(f"hf:{tmp_path/'files'}")
+    for options in (dict(limit=-1), dict(test_limit=-1), dict(size=0)):
+        datasets.DatasetDict(train=ds, test=ds).save_to_disk(tmp_path/"full")
+        (name, value), = options.items()
+        with pytest.raises(WrnbError, match=f"^{name}={value}"): load_data(f"hf:{tmp_path/'full'}", **options)
+    for name in ("hf:", "hf: ", "hf::small", "hf:[img,label]", "hf:a[b"):
+        with pytest.raises(WrnbError, match="data=hf:"): load_data(name)
+    with pytest.raises(WrnbError, match="has several parts"): hub_set(datasets.DatasetDict(train=ds))
+    with pytest.raises(WrnbError, match="load it without streaming"): hub_set(ds.to_iterable_dataset())
+    with pytest.raises(WrnbError, match="the column label holds int64, not pictures"): hub_set(ds, image="label", label="image")
+
+
+def two_labels():
+    ds = table(6, "img", "fine")
+    return ds.add_column("coarse", [i % 2 for i in range(6)]).cast_column("coarse", datasets.ClassLabel(names=["x", "y"]))
+
+
+def test_columns_are_named_in_a_sets_name(tmp_path):
+    datasets.DatasetDict(train=two_labels(), test=two_labels()).save_to_disk(tmp_path/"pets")
+    name = f"hf:{tmp_path/'pets'}"
+    with pytest.raises(WrnbError) as e: load_data(name)
+    assert str(e.value) == ("2 columns may be the label among img, fine, coarse (fine or coarse): "
+                            f"name it, as in {name}[img,label]")
+    for end, classes in (("[img,fine]", PETS), ("[img,coarse]", ["x", "y"]), ("[,coarse]", ["x", "y"]), ("[ img , fine ]", PETS)):
+        train, test = load_data(name + end)
+        assert train.classes == classes and len(test) == 6 and train.name == name + end
+        assert train.labels.tolist() == [i % len(classes) for i in range(6)]
+    with pytest.raises(WrnbError, match="label='nothing' is not one of the columns img, fine, coarse: name it, as in hf:"):
+        load_data(name + "[img,nothing]")
+    with pytest.raises(WrnbError, match="was saved without configurations: leave out :small"): load_data(name + ":small")
+    bracket = tmp_path/"a[b]"  # a folder of that very name
+    datasets.DatasetDict(train=table(3), test=table(3)).save_to_disk(bracket)
+    assert load_data(f"hf:{bracket}")[0].classes == PETS
+
+
+def test_configurations_are_named_in_a_sets_name(tmp_path):
+    configs = []
+    for config, names in (("small", PETS), ("large", ["x", "y"])):
+        for part in ("train", "test"): table(6, names=names).to_parquet(tmp_path/f"{config}/{part}.parquet")
+        files = [dict(split=part, path=f"{config}/{part}.parquet") for part in ("train", "test")]
+        configs.append(dict(config_name=config, data_files=files))
+    (tmp_path/"README.md").write_text("---\n" + json.dumps(dict(configs=configs)) + "\n---\n")
+    assert load_data(f"hf:{tmp_path}:small")[0].classes == PETS
+    assert load_data(f"hf:{tmp_path}:large[image,label]")[1].classes == ["x", "y"]
+    for end in ("", ":medium"):
+        with pytest.raises(WrnbError, match="name one of its configurations small, large, as in hf:.*:small$") as e:
+            load_data(f"hf:{tmp_path}{end}")
+        assert "\n" not in str(e.value)
+
+
+def test_text_in_a_dataset_object_and_columns_of_unusual_names():
+    for label in ("class", "animal"):
+        ds = column("string", ["dog", "cat", "dog", "bird"]).rename_column("label", label)
+        for ours in (as_images(ds), hub_set(ds)):
+            assert ours.classes == ["bird", "cat", "dog"] and [ours[i][1] for i in range(4)] == [2, 1, 2, 0]
+        assert as_images(table(3, label="animal")).classes == PETS
+    two = ds.add_column("place", ["x"]*4)
+    for ask in (as_images, hub_set):
+        with pytest.raises(WrnbError, match=r"2 columns may be the label among image, animal, place \(animal or place\)"):
+            ask(two)
+    scores = score_robustness(Mean(), ds, n_neighbors=2).table
+    assert scores.label.tolist() == [2, 1, 2, 0]
+
+
+class Mean(torch.nn.Module):
+    def forward(self, x): return x.mean((2, 3))
+
+
+def parts(tmp_path, train, test):
+    datasets.DatasetDict(train=train, test=test).save_to_disk(tmp_path)
+    return load_data(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize("kind, train, test, labels", [
+    ("string", ["b", "a", "c"], ["c", "b"], [2, 1]), ("int64", [0, 1, 2], [1, 0, 1], [1, 0, 1])])
+def test_the_test_part_may_lack_a_class(tmp_path, kind, train, test, labels):
+    ours, others = parts(tmp_path, column(kind, train), column(kind, test))
+    assert others.classes == ours.classes and others.labels.tolist() == labels
+
+
+def test_test_labels_are_matched_by_name(tmp_path):
+    _, test = parts(tmp_path/"a", table(6), table(6, names=PETS[::-1] + ["unused"]).select(range(3)))
+    assert test.classes == PETS and test.labels.tolist() == [2, 1, 0]
+    for kind, train, other in (("string", "ab", "abd"), ("int64", [0, 1], [0, 2])):
+        with pytest.raises(WrnbError, match=r"has other classes in test than in train \([d2]\)"):
+            parts(tmp_path/kind, column(kind, list(train)), column(kind, list(other)))
+
+
+def test_hidden_test_labels_of_text_or_none_are_passed_over(tmp_path):
+    for kind, none in (("string", ""), ("string", None), ("int64", -1), ("int64", None), ("float32", -1)):
+        values = ["a", "b"] if kind == "string" else [0, 1]
+        place = tmp_path/f"{kind}{none}"
+        datasets.DatasetDict(train=column(kind, values), test=column(kind, [none]*3),
+                             validation=column(kind, values)).save_to_disk(place)
+        assert load_data(f"hf:{place}")[1].ids[0] == "validation/0"
+    no_labels = table(3).remove_columns("label")
+    datasets.DatasetDict(train=table(3), test=no_labels, val=table(3)).save_to_disk(tmp_path/"none")
+    assert load_data(f"hf:{tmp_path/'none'}")[1].ids[0] == "val/0"
+
+
 def test_bad_sets_are_refused_in_one_line(tmp_path):
     with pytest.raises(WrnbError, match="cannot be loaded"): load_data(f"hf:{tmp_path/'nowhere'}")
     datasets.DatasetDict(train=table(3)).save_to_disk(tmp_path/"lonely")
