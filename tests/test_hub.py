@@ -202,6 +202,24 @@ def test_labels_are_matched_by_name(tmp_path):
     assert load_model(f"hf:{folder}", 5)(x).shape == (4, 5)  # a fresh last layer
 
 
+def test_labels_that_read_the_same_are_matched_too(tmp_path):
+    folder, *_ = saved(tmp_path, names=["polar bear", "Dog", "dog", "CAT"])
+    x = torch.rand(4, 3, 32, 32)
+    def outputs(*classes):
+        with torch.no_grad(): return load_model(f"hf:{folder}", len(classes), classes=list(classes))(x)
+
+    whole = outputs("polar bear", "Dog", "dog", "CAT")
+    assert torch.allclose(outputs("cat", "Polar_Bear", "dog"), whole[:, [3, 0, 2]], atol=1e-5)
+    assert torch.allclose(outputs("polar-bear", "Dog"), whole[:, [0, 1]], atol=1e-5)
+    assert knows_classes(f"hf:{folder}", ["Cat", "polarbear"]) and not knows_classes(f"hf:{folder}", ["DOG"])
+    for classes, wrong in ((["DOG", "cat"], "class 'DOG' is none of the 4"), (["cat", "Cat"], "both read like .* 'CAT'"),
+                           (["horse", "dog", "cow"], r"class 'horse' is none of the 4 .* \(nor: 'cow'\)")):
+        with pytest.raises(WrnbError, match=wrong) as e: outputs(*classes)
+        assert "\n" not in str(e.value)
+    with pytest.raises(WrnbError, match="has no weights for the classes horse, cow: "):
+        score_robustness(f"hf:{folder}", table(3, names=["dog", "horse", "cow"]))
+
+
 def test_imagenets_synonyms_count_as_its_classes(tmp_path):
     timm = pytest.importorskip("timm")
     info = timm.data.ImageNetInfo()
@@ -481,7 +499,7 @@ def test_sizes_limits_and_empty_sets_are_refused_in_one_line(tmp_path):
     with pytest.raises(WrnbError, match="there are no images in train of hf:"): load_data(f"hf:{tmp_path/'0-6'}")
     with pytest.raises(WrnbError, match="there are no images in test of hf:"): load_data(f"hf:{tmp_path/'6-0'}")
     for part, rows in (("train", ds), ("test", empty)): rows.to_parquet(tmp_path/f"files/{part}.parquet")
-    with pytest.raises(WrnbError, match="no part called test .* with images and labels"): load_data(f"hf:{tmp_path/'files'}")
+    with pytest.raises(WrnbError, match="cannot be loaded .*no data"): load_data(f"hf:{tmp_path/'files'}")
     for options in (dict(limit=-1), dict(test_limit=-1), dict(size=0)):
         datasets.DatasetDict(train=ds, test=ds).save_to_disk(tmp_path/"full")
         (name, value), = options.items()
