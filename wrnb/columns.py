@@ -66,8 +66,13 @@ def _check_table(ds):
     if isinstance(ds, Mapping):
         raise WrnbError(f"this {type(ds).__name__} has several parts: give one of them, for example ds['train']")
 
-def columns_of(ds, image=None, label=None, how=_HOW):
-    "The names of a table's columns of images and labels, as `image_and_label` takes them"
+def columns_of(
+    ds, # a `datasets.Dataset`
+    image:str=None, # its column of images; None: as `image_and_label` finds it
+    label:str=None, # its column of labels; None: likewise
+    how:str=_HOW, # how columns are named, for messages
+)->tuple: # two names
+    "The columns of images and of labels; raise `WrnbError` if they are not clear"
     columns = list(ds.features)
     image = _only(image, _image_columns(ds), columns, "image", how)
     _check_pictures(ds.features[image], image, how)
