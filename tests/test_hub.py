@@ -1,5 +1,7 @@
 """Models and data of Hugging Face's, with the real libraries: made small here, saved, read from disk, no network."""
+from contextlib import contextmanager
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,12 +11,15 @@ from PIL import Image
 transformers = pytest.importorskip("transformers", reason="pip install 'wrnb[hf]'")
 datasets = pytest.importorskip("datasets", reason="pip install 'wrnb[hf]'")
 
+from transformers.models.auto import image_processing_auto as processors, modeling_auto as auto
+
 from wrnb.cli import main
 from wrnb.columns import image_and_label
 from wrnb.core import WrnbError
 from wrnb.corruptions import corruptions
 from wrnb.folders import load_data
 from wrnb.hub_data import hub_set
+from wrnb.hub_models import AtSize, preparation_of
 from wrnb.images import as_images
 from wrnb.pretrained import input_size, knows_classes, load_model
 from wrnb.scoring import score_robustness
@@ -24,6 +29,13 @@ from wrnb.validation import validate
 PETS = ["dog", "cat", "bird"]
 SMALL = dict(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
 RNG = np.random.default_rng(0)
+
+
+@contextmanager
+def refuses(match):
+    "What is called raises `WrnbError` with one line"
+    with pytest.raises(WrnbError, match=match) as e: yield e
+    assert "\n" not in str(e.value)
 
 
 # --- models ---------------------------------------------------------------------------------------
@@ -62,6 +74,7 @@ def saved(folder, kind="vit", **options):
 
 
 def photo(side): return Image.fromarray(RNG.integers(0, 256, (side, side, 3), dtype=np.uint8))
+def view(values): return torch.tensor(values).view(3, 1, 1)
 def pixels(image): return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None]/255
 
 
@@ -75,6 +88,113 @@ def test_logits_are_those_of_the_library_itself(tmp_path, kind):
         theirs = net(**processor(image, return_tensors="pt")).logits
         assert torch.allclose(model(pixels(image)), theirs, rtol=1e-4, atol=1e-5)
         assert not torch.allclose(model(pixels(image).flip(1)), theirs, rtol=1e-4, atol=1e-5)
+
+
+OF_MODELS = processors.IMAGE_PROCESSOR_MAPPING_NAMES
+PROCESSORS = sorted({name for model in auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+                     for name in (OF_MODELS.get(model) or {}).values()})
+OTHERWISE = {  # the classes that do something else with pictures, and how they are refused
+    "MobileViT": "cuts 256 x 256 pixels out of 224 x 224", "Siglip2": "has no size of pictures",
+    "ImageGPT": "cannot prepare a picture", "Donut": "in a way that is not known here"}
+OWN, SMALLER = dict(shortest_edge=96), dict(height=61, width=54)
+VARIANTS = [
+    {}, dict(include_top=False), dict(rescale_offset=True), dict(do_normalize=False),
+    dict(do_rescale=False), dict(ODD, rescale_factor=1/127.5), dict(image_mean=[.5], image_std=[.5]),
+    dict(do_normalize=False, rescale_offset=True), dict(do_resize=False), dict(resample=0), dict(resample=1),
+    dict(size=OWN, crop_size=SMALLER), dict(size=OWN, crop_size=SMALLER, do_center_crop=True),
+    dict(size=SMALLER, do_center_crop=False), dict(size=OWN, crop_pct=.7), dict(crop_pct=1),
+    dict(do_center_crop=True, crop_size=dict(height=400, width=400)),
+    dict(do_pad=True), dict(do_pad=True, pad_size=dict(height=500, width=500)),
+    dict(do_flip_channel_order=True), dict(do_flip_channel_order=False), dict(do_grayscale=True)]
+FOR_DONUT = [{}, dict(size=SMALLER, do_pad=False, do_thumbnail=False)]  # its pictures are large
+
+
+class Echo(torch.nn.Module):
+    def forward(self, x): return SimpleNamespace(logits=x)
+
+
+def what_the_network_gets(recipe, image):
+    mean, std = map(view, (recipe.mean, recipe.std))
+    return AtSize(Echo(), recipe)((pixels(image) - mean)/std)
+
+
+def is_the_processors(processor, recipe, image, near):
+    theirs = processor(image, return_tensors="pt")["pixel_values"]
+    ours = what_the_network_gets(recipe, image)
+    return ours.shape == theirs.shape and (ours - theirs).abs().max() <= near*(1/min(recipe.std))
+
+
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_the_network_gets_what_the_processor_makes(name):
+    kind, family = getattr(transformers, name), name.partition("ImageProcessor")[0]
+    if family == "TimmWrapper": return  # see test_a_model_of_timms_by_hf_is_refused
+    agreed = 0
+    for options in FOR_DONUT if family == "Donut" else VARIANTS:
+        processor = kind(**options)
+        try: recipe = preparation_of(processor)
+        except WrnbError as e:
+            assert "\n" not in str(e) and (options or OTHERWISE[family] in str(e))
+            continue
+        height, width = recipe.own
+        image = Image.fromarray(RNG.integers(0, 256, (height, width, 3), dtype=np.uint8))
+        assert is_the_processors(processor, recipe, image, 1e-5), options
+        if recipe.resample:
+            larger = photo(3).resize((300, 240), Image.BICUBIC)
+            assert is_the_processors(processor, recipe, larger, 4/255), options
+        agreed += 1
+    assert agreed >= (1 if family == "MobileViT" else 0 if family in OTHERWISE else 11)
+
+
+OFFSET = dict(rescale_offset=True, rescale_factor=1/127.5)
+
+
+@pytest.mark.parametrize("options", [{}, OFFSET, dict(include_top=False)])
+def test_efficientnets_second_division_and_offset(tmp_path, options):
+    config = transformers.EfficientNetConfig(
+        image_size=32, width_coefficient=.1, depth_coefficient=.1, hidden_dim=128, **named(PETS))
+    net = transformers.EfficientNetForImageClassification(config).eval()
+    size = dict(height=32, width=32)
+    processor = transformers.EfficientNetImageProcessor(size=size, **ODD, **options)
+    for part in (net, processor): part.save_pretrained(tmp_path)
+    image = photo(32)
+    with torch.no_grad():
+        theirs = net(**processor(image, return_tensors="pt")).logits
+        ours = load_model(f"hf:{tmp_path}", 3, classes=PETS)(pixels(image))
+    assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5*theirs.abs().max())
+
+
+def test_pictures_have_the_size_before_the_cut(tmp_path):
+    net = resnet().eval()
+    processor = transformers.ConvNextImageProcessor(size=dict(shortest_edge=32), crop_pct=.8)
+    for part in (net, processor): part.save_pretrained(tmp_path)
+    assert input_size(f"hf:{tmp_path}") == 40
+    image = photo(40)
+    centre = image.crop((4, 4, 36, 36))
+    with torch.no_grad():
+        ours = load_model(f"hf:{tmp_path}", 3, classes=PETS)(pixels(image))
+        theirs = net((pixels(centre) - view(processor.image_mean))/view(processor.image_std)).logits
+    assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_pictures_that_cannot_be_resized_as_the_processor_does_are_refused(tmp_path):
+    net = vit().eval()
+    processor = transformers.ViTImageProcessor(size=dict(height=32, width=32), resample=1)
+    for part in (net, processor): part.save_pretrained(tmp_path)
+    model = load_model(f"hf:{tmp_path}", 3, classes=PETS)
+    assert model(torch.rand(1, 3, 32, 32)).shape == (1, 3)
+    with refuses("have 40 x 32 pixels.*: give pictures of 32 x 32 pixels"):
+        model(torch.rand(1, 3, 40, 32))
+
+
+@pytest.mark.parametrize("options, wrong", [
+    (dict(do_pad=True, pad_size=dict(height=64, width=64)), "ViTImageProcessor that changes pictures of 32 x 32"),
+    (dict(image_std=[.5, 0, .5]), r"has image_std=\(0.5, 0, 0.5\)"), (dict(image_mean=None), "has image_mean=None"),
+    (dict(rescale_factor=0), "has rescale_factor=0"), (dict(size=dict(longest_edge=32)), "has no size of pictures")])
+def test_processors_that_cannot_be_followed_are_refused_with_the_models_name(tmp_path, options, wrong):
+    folder, *_ = saved(tmp_path)
+    file = tmp_path/"preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | options))
+    refused(f"model=hf:{folder}.*{wrong}", f"hf:{folder}")
 
 
 def test_pictures_of_another_size_are_brought_to_the_networks(tmp_path):
@@ -98,6 +218,24 @@ def test_labels_are_matched_by_name(tmp_path):
     with pytest.raises(WrnbError, match="class 'horse' is none of the 3"):
         load_model(f"hf:{folder}", 2, classes=["dog", "horse"])
     assert load_model(f"hf:{folder}", 5)(x).shape == (4, 5)  # a fresh last layer
+
+
+def test_labels_that_read_the_same_are_matched_too(tmp_path):
+    folder, *_ = saved(tmp_path, names=["polar bear", "Dog", "dog", "CAT"])
+    x = torch.rand(4, 3, 32, 32)
+    def outputs(*classes):
+        with torch.no_grad(): return load_model(f"hf:{folder}", len(classes), classes=list(classes))(x)
+
+    whole = outputs("polar bear", "Dog", "dog", "CAT")
+    assert torch.allclose(outputs("cat", "Polar_Bear", "dog"), whole[:, [3, 0, 2]], atol=1e-5)
+    assert torch.allclose(outputs("polar-bear", "Dog"), whole[:, [0, 1]], atol=1e-5)
+    assert knows_classes(f"hf:{folder}", ["Cat", "polarbear"]) and not knows_classes(f"hf:{folder}", ["DOG"])
+    for classes, wrong in ((["DOG", "cat"], "class 'DOG' is none of the 4"),
+                           (["cat", "Cat"], "both read like .* 'CAT'"),
+                           (["horse", "dog", "cow"], r"class 'horse' is none .* \(nor: 'cow'\)")):
+        with refuses(wrong): outputs(*classes)
+    with refuses("has no weights for the classes horse, cow: "):
+        score_robustness(f"hf:{folder}", table(3, names=["dog", "horse", "cow"]))
 
 
 def test_imagenets_synonyms_count_as_its_classes(tmp_path):
@@ -135,7 +273,6 @@ def test_scoring_takes_their_names(tmp_path):
 
 
 def ds_pixels(ds): return torch.cat([pixels(image) for image in ds.pictures])
-def view(values): return torch.tensor(values).view(3, 1, 1)
 
 
 def test_timms_models_are_scored_by_name(tmp_path):
@@ -215,6 +352,13 @@ def test_timms_models_from_a_folder(tmp_path):
     refused("its weights cannot be fetched", f"timm:local-dir:{tmp_path/'nowhere'}")
 
 
+def test_a_model_of_timms_by_hf_is_refused(tmp_path):
+    timm = pytest.importorskip("timm")
+    from timm.models import save_for_hf
+    save_for_hf(timm.create_model("test_resnet", num_classes=3), tmp_path, safe_serialization=True)
+    refused(f"model=hf:{tmp_path} is a model of timm's: give model=timm:local-dir:{tmp_path}$", f"hf:{tmp_path}")
+
+
 # --- data -----------------------------------------------------------------------------------------
 
 def table(n, image="image", label="label", side=32, names=PETS, **more):
@@ -280,6 +424,199 @@ def test_labels_as_words_and_as_numbers():
     assert (ds.classes, ds.labels.tolist()) == (["a", "b", "c"], [1, 0, 1, 2])
     ds = hub_set(made("target", [0, 2, 1, 0], "int8"))
     assert (ds.classes, ds.labels.tolist()) == (["0", "1", "2"], [0, 2, 1, 0])
+
+
+def column(kind, values): return datasets.Dataset.from_dict(
+    {"image": table(len(values))["image"][:], "label": values},
+    features=datasets.Features({"image": datasets.Image(), "label": datasets.Value(kind)}))
+
+
+@pytest.mark.parametrize("kind, values, classes, labels", [
+    ("large_string", ["b", "a", "b"], ["a", "b"], [1, 0, 1]), ("float64", [2., 0., 1.], ["0", "1", "2"], [2, 0, 1]),
+    ("float32", [1, 0, 1], ["0", "1"], [1, 0, 1]), ("bool", [True, False], ["0", "1"], [1, 0]),
+    ("uint8", [0, 1], ["0", "1"], [0, 1])])
+def test_labels_of_many_types(tmp_path, kind, values, classes, labels):
+    ds = column(kind, values)
+    ours = hub_set(ds, label="label")
+    assert (ours.classes, ours.labels.tolist()) == (classes, labels)
+    assert [as_images(ds)[i][1] for i in range(len(ds))] == labels
+    assert as_images(ds).classes in (classes, None)
+    datasets.DatasetDict(train=ds, test=ds).save_to_disk(tmp_path)
+    for part in load_data(f"hf:{tmp_path}"): assert (part.classes, part.labels.tolist()) == (classes, labels)
+
+
+def test_a_table_of_pandas(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame(dict(image=[dict(bytes=None, path=str(tmp_path/f"{i}.png")) for i in range(4)],
+                                  label=["b", "a", "b", "c"]))
+    for i in range(4): photo(8).save(tmp_path/f"{i}.png")
+    ds = datasets.Dataset.from_pandas(frame)
+    ds = ds.cast_column("image", datasets.Image())
+    assert hub_set(ds).labels.tolist() == [1, 0, 1, 2] == [as_images(ds)[i][1] for i in range(4)]
+    assert torch.equal(hub_set(ds)[2][0], as_images(ds)[2][0])
+
+
+@pytest.mark.parametrize("kind, values, wrong", [
+    ("int64", [0, None], "data/1 has no label"), ("string", ["a", None], "data/1 has no label"),
+    ("float64", [1, .5], "data/1 has the label 0.5"), ("float64", [float("nan")], "data/0 has the label nan"),
+    ("int64", [0, -2], "data/1 has label -2"), ("null", [None], "holds null")])
+def test_labels_that_are_missing_or_fractions_are_refused_with_their_row(kind, values, wrong):
+    ds = image_and_label(column(kind, values), label="label")
+    with refuses(wrong): hub_set(ds, label="label")
+    with refuses("label"): list(as_images(ds))
+
+
+GRIDS = {  # feature, and what is done to the levels [height, width, 3]
+    "uint8": (datasets.Array3D((8, 8, 3), "uint8"), lambda v: v),
+    "channels first": (datasets.Array3D((3, 8, 8), "uint8"), lambda v: v.transpose(2, 0, 1)),
+    "floats": (datasets.Array3D((8, 8, 3), "float32"), lambda v: (v/255).astype(np.float32)),
+    "grey": (datasets.Array2D((8, 8), "uint8"), lambda v: v[..., 0]),
+    "lists": (datasets.List(datasets.List(datasets.List(datasets.Value("int64")))), lambda v: v),
+    "grey lists": (datasets.List(datasets.List(datasets.Value("uint8"))), lambda v: v[..., 0])}
+
+
+def grid_table(feature, grids, label=None):
+    features = datasets.Features({"pixels": feature, "label": datasets.ClassLabel(names=PETS)})
+    rows = dict(pixels=[g.tolist() for g in grids], label=[i % 3 for i in range(len(grids))])
+    return datasets.Dataset.from_dict(rows, features=features)
+
+
+@pytest.mark.parametrize("kind", GRIDS)
+def test_pixels_in_arrays_and_lists(kind, tmp_path):
+    feature, change = GRIDS[kind]
+    levels = RNG.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+    ds = grid_table(feature, [change(v) for v in levels])
+    expected = torch.from_numpy(levels).permute(0, 3, 1, 2)/255
+    if "grey" in kind: expected = expected[:, :1].expand(-1, 3, -1, -1)
+    datasets.DatasetDict(train=ds, test=ds).save_to_disk(tmp_path)
+    for ours in (hub_set(ds), hub_set(ds, image="pixels"), as_images(ds), load_data(f"hf:{tmp_path}")[1]):
+        assert torch.allclose(torch.stack([ours[i][0] for i in range(3)]), expected, atol=1e-6)
+        assert [ours[i][1] for i in range(3)] == [0, 1, 2]
+    assert hub_set(ds, size=4)[0][0].shape == (3, 4, 4)
+
+
+@pytest.mark.parametrize("feature, grid", [
+    (datasets.Array3D((8, 8, 5), "uint8"), np.zeros((8, 8, 5), np.uint8)),
+    (datasets.Array2D((2, 2), "float32"), np.full((2, 2), 2.)),
+    (datasets.Array2D((2, 2), "int64"), np.full((2, 2), 300)),
+    (datasets.List(datasets.List(datasets.Value("int64"))), np.eye(2, dtype=int))])
+def test_arrays_that_are_no_pictures_are_refused(feature, grid):
+    with refuses("data/0"): hub_set(grid_table(feature, [grid]))
+
+
+def test_sizes_limits_and_empty_sets_are_refused_in_one_line(tmp_path):
+    ds = table(6)
+    for options in (dict(size=0), dict(size=-4), dict(size=2.5), dict(limit=0), dict(limit=-1), dict(limit=True)):
+        (name, value), = options.items()
+        with refuses(f"{name}={value}"): hub_set(ds, **options)
+    empty = ds.select([])
+    with refuses("there are no images in data of hf"): hub_set(empty)
+    for what in (dict(train=empty, test=ds), dict(train=ds, test=empty)):
+        datasets.DatasetDict(what).save_to_disk(tmp_path/"-".join(str(len(v)) for v in what.values()))
+    with refuses("there are no images in train of hf:"): load_data(f"hf:{tmp_path/'0-6'}")
+    with refuses("there are no images in test of hf:"): load_data(f"hf:{tmp_path/'6-0'}")
+    for part, rows in (("train", ds), ("test", empty)): rows.to_parquet(tmp_path/f"files/{part}.parquet")
+    with refuses("cannot be loaded .*no data"): load_data(f"hf:{tmp_path/'files'}")
+    for options in (dict(limit=-1), dict(test_limit=-1), dict(size=0)):
+        datasets.DatasetDict(train=ds, test=ds).save_to_disk(tmp_path/"full")
+        (name, value), = options.items()
+        with refuses(f"^{name}={value}"): load_data(f"hf:{tmp_path/'full'}", **options)
+    for name in ("hf:", "hf: ", "hf::small", "hf:[img,label]", "hf:a[b"):
+        with refuses("data=hf:"): load_data(name)
+    with refuses("has several parts"): hub_set(datasets.DatasetDict(train=ds))
+    with refuses("load it without streaming"): hub_set(ds.to_iterable_dataset())
+    with refuses("the column label holds int64, not pictures"):
+        hub_set(ds, image="label", label="image")
+
+
+def two_labels():
+    ds = table(6, "img", "fine")
+    ds = ds.add_column("coarse", [i % 2 for i in range(6)])
+    return ds.cast_column("coarse", datasets.ClassLabel(names=["x", "y"]))
+
+
+def test_columns_are_named_in_a_sets_name(tmp_path):
+    datasets.DatasetDict(train=two_labels(), test=two_labels()).save_to_disk(tmp_path/"pets")
+    name = f"hf:{tmp_path/'pets'}"
+    with pytest.raises(WrnbError) as e: load_data(name)
+    assert str(e.value) == ("2 columns may be the label among img, fine, coarse (fine or coarse): "
+                            f"name it, as in {name}[img,label]")
+    for end, classes in (("[img,fine]", PETS), ("[ img , fine ]", PETS),
+                         ("[img,coarse]", ["x", "y"]), ("[,coarse]", ["x", "y"])):
+        train, test = load_data(name + end)
+        assert train.classes == classes and len(test) == 6 and train.name == name + end
+        assert train.labels.tolist() == [i % len(classes) for i in range(6)]
+    with refuses("label='nothing' is not one of the columns img, fine, coarse: name it, as in hf"):
+        load_data(name + "[img,nothing]")
+    with refuses("saved without configurations: leave out :small"): load_data(name + ":small")
+    bracket = tmp_path/"a[b]"  # a folder of that very name
+    datasets.DatasetDict(train=table(3), test=table(3)).save_to_disk(bracket)
+    assert load_data(f"hf:{bracket}")[0].classes == PETS
+
+
+def test_configurations_are_named_in_a_sets_name(tmp_path):
+    configs = []
+    for config, names in (("small", PETS), ("large", ["x", "y"])):
+        for part in ("train", "test"): table(6, names=names).to_parquet(tmp_path/f"{config}/{part}.parquet")
+        files = [dict(split=part, path=f"{config}/{part}.parquet") for part in ("train", "test")]
+        configs.append(dict(config_name=config, data_files=files))
+    (tmp_path/"README.md").write_text("---\n" + json.dumps(dict(configs=configs)) + "\n---\n")
+    assert load_data(f"hf:{tmp_path}:small")[0].classes == PETS
+    assert load_data(f"hf:{tmp_path}:large[image,label]")[1].classes == ["x", "y"]
+    for end in ("", ":medium"):
+        with refuses("name one of its configurations small, large, as in hf:.*:small$"):
+            load_data(f"hf:{tmp_path}{end}")
+
+
+def test_text_in_a_dataset_object_and_columns_of_unusual_names():
+    for label in ("class", "animal"):
+        ds = column("string", ["dog", "cat", "dog", "bird"]).rename_column("label", label)
+        for ours in (as_images(ds), hub_set(ds)):
+            assert ours.classes == ["bird", "cat", "dog"] and [ours[i][1] for i in range(4)] == [2, 1, 2, 0]
+        assert as_images(table(3, label="animal")).classes == PETS
+    two = ds.add_column("place", ["x"]*4)
+    assert hub_set(two.rename_column("animal", "class")).classes == ["bird", "cat", "dog"]
+    for ask in (as_images, hub_set):
+        with refuses(r"2 columns may be the label among image, animal, place \(animal or place\)"):
+            ask(two)
+    scores = score_robustness(Mean(), ds, n_neighbors=2).table
+    assert scores.label.tolist() == [2, 1, 2, 0]
+
+
+class Mean(torch.nn.Module):
+    def forward(self, x): return x.mean((2, 3))
+
+
+def parts(tmp_path, train, test):
+    datasets.DatasetDict(train=train, test=test).save_to_disk(tmp_path)
+    return load_data(f"hf:{tmp_path}")
+
+
+@pytest.mark.parametrize("kind, train, test, labels", [
+    ("string", ["b", "a", "c"], ["c", "b"], [2, 1]), ("int64", [0, 1, 2], [1, 0, 1], [1, 0, 1])])
+def test_the_test_part_may_lack_a_class(tmp_path, kind, train, test, labels):
+    ours, others = parts(tmp_path, column(kind, train), column(kind, test))
+    assert others.classes == ours.classes and others.labels.tolist() == labels
+
+
+def test_test_labels_are_matched_by_name(tmp_path):
+    _, test = parts(tmp_path/"a", table(6), table(6, names=PETS[::-1] + ["unused"]).select(range(3)))
+    assert test.classes == PETS and test.labels.tolist() == [2, 1, 0]
+    for kind, train, other in (("string", "ab", "abd"), ("int64", [0, 1], [0, 2])):
+        with refuses(r"has other classes in test than in train \([d2]\)"):
+            parts(tmp_path/kind, column(kind, list(train)), column(kind, list(other)))
+
+
+def test_hidden_test_labels_of_text_or_none_are_passed_over(tmp_path):
+    for kind, none in (("string", ""), ("string", None), ("int64", -1), ("int64", None), ("float32", -1)):
+        values = ["a", "b"] if kind == "string" else [0, 1]
+        place = tmp_path/f"{kind}{none}"
+        datasets.DatasetDict(train=column(kind, values), test=column(kind, [none]*3),
+                             validation=column(kind, values)).save_to_disk(place)
+        assert load_data(f"hf:{place}")[1].ids[0] == "validation/0"
+    no_labels = table(3).remove_columns("label")
+    datasets.DatasetDict(train=table(3), test=no_labels, val=table(3)).save_to_disk(tmp_path/"none")
+    assert load_data(f"hf:{tmp_path/'none'}")[1].ids[0] == "val/0"
 
 
 def test_bad_sets_are_refused_in_one_line(tmp_path):

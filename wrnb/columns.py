@@ -6,36 +6,151 @@
 __all__ = ['image_and_label']
 
 # %% ../nbs/08_columns.ipynb #e4497d50
+from collections.abc import Mapping
+
+import numpy as np
+
 from .late import is_a
 from .core import WrnbError
 from .items import _LABEL_KEYS
 
 # %% ../nbs/08_columns.ipynb #24d21921
-def _of_type(ds, kind): return [c for c, feature in ds.features.items() if type(feature).__name__ == kind]
+_NUMBERS = "int", "uint", "float", "double", "bool"  # what types of numbers begin with
+_HOW = "image_and_label(ds, image='img', label='label')"  # how columns are named
 
-def _only(given, found, columns, what):
-    "The column that is given, or else the only one that was found"
-    if given is None and len(found) == 1: return found[0]
-    if given in columns: return given
-    wrong = f"{what}={given!r} is not one of the columns" if given else f"{len(found)} columns may be the {what} among"
-    raise WrnbError(f"{wrong} {', '.join(columns)}: name it, as in image_and_label(ds, image='img', label='label')")
+def _dtype(feature): return str(getattr(feature, "dtype", ""))
+def _of_type(ds, kind): return [c for c, feature in ds.features.items() if type(feature).__name__ == kind]
+def _is_text(feature): return "string" in _dtype(feature)
+
+def _array_type(feature):
+    "The type of the numbers of a grid: an array, or lists in lists; None if it is none"
+    if type(feature).__name__ in ("Array2D", "Array3D"): return _dtype(feature)
+    depth = 0
+    while hasattr(feature, "feature"): feature, depth = feature.feature, depth + 1
+    return _dtype(feature) if depth in (2, 3) else None
+
+def _image_columns(ds):
+    "The columns that may be the image: all of type Image, or all grids of numbers"
+    return _of_type(ds, "Image") or [c for c, f in ds.features.items() if _array_type(f)]
 
 def _label_columns(ds):
-    "The columns that may be the label: the first usual name, or all of classes, or all whole numbers"
-    of_classes = _of_type(ds, "ClassLabel")
-    usual = [c for c in _LABEL_KEYS if c in ds.features]
-    numbers = [c for c, f in ds.features.items() if str(getattr(f, "dtype", "")).startswith(("int", "uint"))]
-    return usual[:1] or of_classes or numbers
+    "The columns that may be the label: the first usual name, or all of classes, whole numbers or text"
+    of_classes, flat = _of_type(ds, "ClassLabel"), [c for c, f in ds.features.items() if not _array_type(f)]
+    usual = [c for c in (*_LABEL_KEYS, "class") if c in ds.features]
+    numbers = [c for c in flat if _dtype(ds.features[c]).startswith(("int", "uint"))]
+    return usual[:1] or of_classes or numbers or [c for c in flat if _is_text(ds.features[c])]
 
-def image_and_label(
-    ds, # a `datasets.Dataset`, no stream
-    image:str=None, # its column of images; None: the only one of type Image
-    label:str=None, # its column of labels; None: label, labels, fine_label, target, or the only one of classes
-): # the same rows with two columns, image and label
-    "A set of Hugging Face's with its columns called image and label; raise `WrnbError` if that is not clear"
+def _only(given, candidates, columns, what, how=_HOW):
+    "The column that is given, or else the only one that was found"
+    if given is None and len(candidates) == 1: return candidates[0]
+    if given in columns: return given
+    wrong = f"{what}={given!r} is not one of the columns {', '.join(columns)}"
+    if given is None: wrong = f"{len(candidates)} columns may be the {what} among {', '.join(columns)}"
+    if given is None and candidates: wrong += f" ({' or '.join(candidates)})"
+    raise WrnbError(f"{wrong}: name it, as in {how}")
+
+def _keys(feature): return feature if isinstance(feature, dict) else ()
+
+def _check_pictures(feature, column, how):
+    "Raise `WrnbError` unless a column can hold pictures: of type Image, files as bytes, or grids of numbers"
+    kind = type(feature).__name__
+    if kind == "Image" or _array_type(feature) or "bytes" in _keys(feature): return
+    if "binary" not in _dtype(feature):
+        raise WrnbError(f"the column {column} holds {_dtype(feature) or kind}, not pictures: "
+                        f"name another, as in {how}")
+
+def _check_table(ds):
+    "Raise `WrnbError` unless `ds` is one table with rows by number"
     if is_a(ds, "datasets.iterable_dataset.IterableDataset"):
         raise WrnbError("a streamed dataset has no images by number: load it without streaming=True")
+    if isinstance(ds, Mapping):
+        raise WrnbError(f"this {type(ds).__name__} has several parts: give one of them, for example ds['train']")
+
+def columns_of(
+    ds, # a `datasets.Dataset`
+    image:str=None, # its column of images; None: as `image_and_label` finds it
+    label:str=None, # its column of labels; None: likewise
+    how:str=_HOW, # how columns are named, for messages
+)->tuple: # two names
+    "The columns of images and of labels; raise `WrnbError` if they are not clear"
     columns = list(ds.features)
-    names = [_only(image, _of_type(ds, "Image"), columns, "image"), _only(label, _label_columns(ds), columns, "label")]
-    ds = ds.select_columns(names)
-    return ds.rename_columns({old: new for old, new in zip(names, ("image", "label")) if old != new})
+    image = _only(image, _image_columns(ds), columns, "image", how)
+    _check_pictures(ds.features[image], image, how)
+    return image, _only(label, [c for c in _label_columns(ds) if c != image], columns, "label", how)
+
+# %% ../nbs/08_columns.ipynb #3cc2d474
+def image_and_label(
+    ds, # a `datasets.Dataset`, no stream
+    image:str=None, # its column of images; None: the only one of type Image, or of arrays
+    label:str=None, # its column of labels; None: one with a usual name, or the only one of classes
+    how:str=_HOW, # how columns are named, for messages
+): # the same rows with two columns, image and label
+    "A set of Hugging Face's with its columns called image and label; raise `WrnbError` if that is not clear"
+    _check_table(ds)
+    image, label = columns_of(ds, image, label, how)
+    ds = ds.select_columns([image, label])
+    new = {old: name for old, name in ((image, "image"), (label, "label")) if old != name}
+    return ds.rename_columns(new)
+
+# %% ../nbs/08_columns.ipynb #bf767c1b
+def _check_filled(values, name_of):
+    "Raise `WrnbError` with the row's name if one has no label"
+    if None not in values: return
+    raise WrnbError(f"{name_of(values.index(None))} has no label: remove the row, or give it one")
+
+def _whole(v, name_of):
+    "Floats as integers; raise `WrnbError` with the row's name if one is a fraction"
+    bad = np.flatnonzero(v%1 != 0)
+    if not len(bad): return v.astype(np.int64)
+    raise WrnbError(f"{name_of(bad[0])} has the label {v[bad[0]]}: give whole numbers, or names of classes")
+
+def label_numbers(
+    ds, # with a column label, as `image_and_label` gives it
+    name_of=lambda i: f"row {i}", # the name of a row, for messages
+)->tuple: # (class number of each row, names of the classes or None)
+    "Labels of any type as numbers; raise `WrnbError` if one is missing, a fraction, or not one class per image"
+    feature, values = ds.features["label"], list(ds.with_format(None)["label"][:])
+    if not (_is_text(feature) or _dtype(feature).startswith(_NUMBERS)):
+        kind = _dtype(feature) or type(feature).__name__
+        raise WrnbError(f"the column of labels holds {kind}: name one of numbers or text, as in label='label'")
+    _check_filled(values, name_of)
+    if not _is_text(feature): return _whole(np.array(values), name_of), getattr(feature, "names", None)
+    names, numbers = np.unique(np.array(values, str), return_inverse=True)
+    return numbers.reshape(-1), names.tolist()
+
+# %% ../nbs/08_columns.ipynb #2e12e263
+def array_of(
+    values, # lists in lists, or an array
+    feature, # the type of their column
+    name:str, # of the image, for messages
+)->np.ndarray: # uint8 levels, or floats in [0,1]
+    "A picture that a table holds as numbers; raise `WrnbError` if they can't be its pixels"
+    try: v = np.asarray(values, _array_type(feature))
+    except (ValueError, TypeError):
+        raise WrnbError(f"{name} has rows of different lengths: give a grid of numbers") from None
+    if v.dtype.kind not in "iu" or v.dtype == np.uint8: return v
+    low, high = (v.min(), v.max()) if v.size else (0, 0)
+    if low < 0 or high > 255 or high == 1:
+        raise WrnbError(f"{name} has levels from {low} to {high}, and nothing says which is white: "
+                        "give levels from 0 to 255, or floats in [0,1]")
+    return v.astype(np.uint8)
+
+# %% ../nbs/08_columns.ipynb #a7f80d99
+class Rows:
+    "The rows of a set of Hugging Face's whose images are arrays, or whose labels are text or floats"
+    def __init__(self,
+        ds, # with the columns image and label
+    ): (self.labels, self.classes), self.ds = label_numbers(ds), ds.with_format(None)
+    def __len__(self): return len(self.labels)
+    def __getitem__(self, i:int):
+        image, feature = self.ds[i]["image"], self.ds.features["image"]
+        if _array_type(feature): image = array_of(image, feature, f"image {i}")
+        return dict(image=image, label=int(self.labels[i]))
+
+def readable(
+    ds, # with the columns image and label, as `image_and_label` gives it
+): # itself, if its images are pictures and its labels integers already
+    "A set of Hugging Face's as (image, label) that the room of images understands"
+    label, image = ds.features["label"], ds.features["image"]
+    known = not (_is_text(label) or _dtype(label).startswith(("float", "double")) or _array_type(image))
+    return ds if known else Rows(ds)

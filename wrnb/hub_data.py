@@ -6,24 +6,44 @@
 __all__ = ['hub_set', 'hub_sets']
 
 # %% ../nbs/11_hub_data.ipynb #92868d1f
+from collections.abc import Mapping
 from io import BytesIO
+import json, re
+from typing import NamedTuple
 
 from PIL import Image
 import numpy as np
 
-from .core import WrnbError, as_path
+from .core import WrnbError, as_path, check_pixels, check_whole
 from .pictures import _UNREADABLE, _centre, _rgb
-from .columns import image_and_label
+from .items import _pixels, _some
+from .columns import array_of, columns_of, image_and_label, label_numbers
 from .image_sets import ImageSet
 
 # %% ../nbs/11_hub_data.ipynb #3976790f
+def _file(row, name):
+    "What Pillow can open: a file's bytes, or else its path"
+    own = row if isinstance(row, Mapping) else dict(bytes=row)
+    if own.get("bytes"): return BytesIO(own["bytes"])
+    if own.get("path"): return own["path"]
+    raise WrnbError(f"{name} has no image: remove the row from the dataset")
+
 def _decoded(row, name):
     "The picture in a row: its file's bytes, or else the path of its file"
+    file = _file(row, name)
     try:
-        with Image.open(BytesIO(row["bytes"]) if row["bytes"] else row["path"]) as im: return _rgb(im, name)
+        with Image.open(file) as im: return _rgb(im, name)
     except _UNREADABLE as e:
         why = " ".join(str(e).split())
         raise WrnbError(f"{name} cannot be read as an image ({why}): remove it from the dataset") from e
+
+def _of_pixels(values, feature, name):
+    "The picture that a row holds as an array or lists"
+    if values is None: raise WrnbError(f"{name} has no image: remove the row from the dataset")
+    x = _pixels(array_of(values, feature, name), name)
+    try: check_pixels(x[None])
+    except WrnbError as e: raise WrnbError(f"{name}: {e}") from e
+    return Image.fromarray((x*255).round().byte().permute(1, 2, 0).numpy())
 
 # %% ../nbs/11_hub_data.ipynb #af853897
 _MOST = 4*2**30  # bytes of pixels held in memory
@@ -33,48 +53,87 @@ def _chosen(n, limit):
     if limit is None or limit >= n: return np.arange(n)
     return np.sort(np.random.default_rng(0).permutation(n)[:limit])
 
-def _labels(ds):
+def _labels(ds, part):
     "Class numbers and names of the column label"
-    feature = ds.features["label"]
-    if feature.dtype == "string":
-        ds = ds.class_encode_column("label")
-        feature = ds.features["label"]
-    labels = np.array(ds["label"])
-    return labels, getattr(feature, "names", None) or [str(k) for k in range(labels.max() + 1)]
+    labels, names = label_numbers(ds, lambda i: f"{part}/{i}")
+    return labels, names or [str(k) for k in range(labels.max() + 1)]
 
 def _size_of(pictures):
     "The median of the shorter sides of the first pictures, at most 224"
     return min(224, int(np.median([min(im.size) for im in pictures])))
 
-def _pixels_of(column, idxs, size, part):
-    "uint8 pixels [N, 3, size, size] of some pictures of a column"
+class _Pictures:
+    "The pictures of a set, read when you ask for one; `part` is what their names begin with"
+    def __init__(self, ds, part):
+        self.part, self.feature = part, ds.features["image"]
+        self.is_type = type(self.feature).__name__ == "Image"
+        self.rows = ds.with_format(None).select_columns(["image"])
+        if self.is_type: self.rows = self.rows.cast_column("image", type(self.feature)(decode=False))
+    def __getitem__(self, i):
+        row, name = self.rows[int(i)]["image"], f"{self.part}/{i}"
+        of_file = self.is_type or isinstance(row, (bytes, Mapping))
+        return _decoded(row, name) if of_file else _of_pixels(row, self.feature, name)
+
+def _pixels_of(pictures, idxs, size):
+    "uint8 pixels [N, 3, size, size] of some pictures"
     if len(idxs)*3*size**2 > _MOST:
         raise WrnbError(f"{len(idxs)} images of {size} x {size} pixels do not fit in memory: give limit= or size=")
     x = np.empty((len(idxs), 3, size, size), np.uint8)
     for k, i in enumerate(idxs):
-        im = _decoded(column[int(i)]["image"], f"{part}/{i}")
+        im = pictures[i]
         if im.size != (size, size): im = _centre(im, size)
         x[k] = np.asarray(im).transpose(2, 0, 1)
     return x
+
+def _check_numbers(ds, size, limit, what):
+    "`size` and `limit` as whole numbers; raise `WrnbError` unless they are, or if there are no images"
+    if not len(ds): raise WrnbError(f"there are no images in {what}: give a dataset that is not empty")
+    return [v if v is None else check_whole(name, v, 1) for name, v in (("size", size), ("limit", limit))]
+
+_HOW = "hub_set(ds, image='img', label='label')"
 
 def hub_set(
     ds, # a `datasets.Dataset`
     size:int=None, # side in pixels; None: the median of the first pictures' shorter sides, at most 224
     limit:int=None, # number of images to keep, drawn with seed 0; None: all
-    image:str=None, # its column of images; None: the one of that type
+    image:str=None, # its column of images; None: the one of that type, or of arrays
     label:str=None, # its column of labels; None: the one of that type or name
     name:str="hf", # of the data set
     part:str="data", # what the images' ids begin with
 )->ImageSet:
     "The images of a set of Hugging Face's, in memory; raise `WrnbError` if its columns or pictures can't be read"
-    ds = image_and_label(ds, image, label)
-    labels, classes = _labels(ds)
-    undecoded = type(ds.features["image"])(decode=False)
-    column, idxs = ds.select_columns(["image"]).cast_column("image", undecoded), _chosen(len(ds), limit)
-    if size is None: size = _size_of([_decoded(column[i]["image"], f"{part}/{i}") for i in range(min(50, len(ds)))])
-    x, ids = _pixels_of(column, idxs, size, part), [f"{part}/{i}" for i in idxs]
-    origin = f"{part} of {name}: pictures of {size} pixels"
-    return ImageSet(x, labels[idxs], classes, ids, name, size=size, origin=origin)
+    ds = image_and_label(ds, image, label, _HOW)
+    size, limit = _check_numbers(ds, size, limit, f"{part} of {name}")
+    (labels, classes), pictures = _labels(ds, part), _Pictures(ds, part)
+    if size is None: size = _size_of([pictures[i] for i in range(min(50, len(ds)))])
+    idxs = _chosen(len(ds), limit)
+    origin, ids = f"{part} of {name}: pictures of {size} pixels", [f"{part}/{i}" for i in idxs]
+    return ImageSet(_pixels_of(pictures, idxs, size), labels[idxs], classes, ids, name, size=size, origin=origin)
+
+# %% ../nbs/11_hub_data.ipynb #998c9476
+class _Name(NamedTuple):
+    "What `hf:NAME:CONFIG[IMAGE,LABEL]` says"
+    place:str # a name on the hub, or a folder
+    config:str = None # one of its configurations
+    image:str = None # its column of images
+    label:str = None # its column of labels
+
+def _parts_of_name(name):
+    "(name with its configuration, column of images, column of labels) of a name with brackets"
+    found = re.fullmatch(r"([^\[\]]+)(?:\[([^\[\],]*)(?:,([^\[\],]*))?\])?", name)
+    if found: return [v and v.strip() or None for v in found.groups()]
+    raise WrnbError(f"data=hf:{name} is not a name: give hf:NAME or a folder, with columns as in hf:NAME[img,label]")
+
+def _named(name):
+    "What a name says; raise `WrnbError` if it says nothing"
+    name = str(name).strip()
+    if name and as_path(name).exists(): return _Name(name)
+    place, image, label = _parts_of_name(name)
+    if not place or not as_path(place).exists():
+        place, _, config = (place or "").partition(":")
+        if place: return _Name(place, config or None, image, label)
+        raise WrnbError("data=hf: names no dataset: give hf:NAME, or hf: and a folder")
+    return _Name(place, None, image, label)
 
 # %% ../nbs/11_hub_data.ipynb #42b5c71c
 _TEST_PARTS = ["test", "validation", "valid", "val"]
@@ -84,39 +143,77 @@ def _package():
     except ImportError: raise WrnbError("data=hf:... needs a package: pip install 'wrnb[hf]'") from None
     return datasets
 
-def _loaded(name):
-    "All parts of the set called `name`, a folder or a name of the hub"
-    datasets, path = _package(), as_path(name)
-    saved = any((path/f).is_file() for f in ("dataset_dict.json", "state.json"))
-    try: return datasets.load_from_disk(str(path)) if saved else datasets.load_dataset(str(name))
-    except (OSError, ValueError, RuntimeError) as e:
-        why = " ".join(str(e).split())
-        raise WrnbError(f"data=hf:{name} cannot be loaded ({why:.200}): "
-                        "give the name of a set on the hub, or a folder that save_to_disk wrote") from e
+def _saved(path): return any((path/f).is_file() for f in ("dataset_dict.json", "state.json"))
 
-def _has_labels(ds): return min(image_and_label(ds)["label"], default=-1) not in (-1, "")
+def _check_saved(path):
+    "Raise `WrnbError` if a part that `save_to_disk` wrote is empty, which `datasets` cannot read"
+    states = [*path.glob("state.json"), *path.glob("*/state.json")]
+    empty = [s.parent.name for s in states if not json.loads(s.read_text())["_data_files"]]
+    if empty: raise WrnbError(f"there are no images in {empty[0]} of hf:{path}: save it without empty parts")
+
+def _read(place, config):
+    "All parts of a set: of a folder that `save_to_disk` wrote, or as `load_dataset` finds it"
+    datasets, path = _package(), as_path(place)
+    if not _saved(path): return datasets.load_dataset(str(path if path.is_dir() else place), config)
+    _check_saved(path)
+    if config is None: return datasets.load_from_disk(str(path))
+    raise WrnbError(f"data=hf:{place}:{config} was saved without configurations: leave out :{config}")
+
+def _way_out(place, failures):
+    "What to do if a set cannot be loaded: name a configuration if it has several"
+    path = as_path(place)
+    try: configs = _package().get_dataset_config_names(str(path if path.is_dir() else place))
+    except failures: configs = []
+    if len(configs) < 2: return "give the name of a set on the hub, or a folder that save_to_disk wrote"
+    return f"name one of its configurations {_some(configs)}, as in hf:{place}:{configs[0]}"
+
+def _loaded(place, config):
+    "All parts of a set on the hub or in a folder"
+    failures = (OSError, ValueError, RuntimeError, LookupError, _package().exceptions.DatasetsError)
+    try: return _read(place, config)
+    except failures as e:
+        why, name = " ".join(str(e).split()), f"{place}:{config}" if config else place
+        raise WrnbError(f"data=hf:{name} cannot be loaded ({why:.200}): {_way_out(place, failures)}") from e
+
+def _has_labels(ds):
+    "Has a part images whose labels are not hidden as -1, as empty text or as nothing?"
+    labels = list(ds.with_format(None)["label"][:])
+    return any(v is not None for v in labels) and not any(v in (-1, "") for v in labels)
 
 def _parts(name):
-    "The names of the training and the test part, and all of them"
-    ds = _loaded(name)
+    "The training part and the test part with two columns, and the test part's name"
+    place, config, image, label = _named(name)
+    ds = _loaded(place, config)
     if not hasattr(ds, "keys") or "train" not in ds: raise WrnbError(f"data=hf:{name} has no part called train")
-    test = next((p for p in _TEST_PARTS if p in ds and _has_labels(ds[p])), None)
-    if test is None: raise WrnbError(f"data=hf:{name} has no part called {' or '.join(_TEST_PARTS)} with labels")
-    return ds, test
+    how = f"hf:{place}{':' + config if config else ''}[img,label]"
+    own = columns_of(ds["train"], image, label, how)
+    two = {p: image_and_label(ds[p], *own) for p in ds if set(own) <= set(ds[p].features)}
+    test = next((p for p in _TEST_PARTS if p in two and _has_labels(two[p])), None)
+    if test: return two["train"], two[test], test
+    raise WrnbError(f"data=hf:{name} has no part called {' or '.join(_TEST_PARTS)} with images and labels")
+
+def _numbered_as(ds, classes, whose):
+    "A set with the class numbers of others; raise `WrnbError` if it has a class they lack"
+    own = [ds.classes[k] for k in np.unique(ds.labels)]
+    other = [c for c in own if c not in classes]
+    if other: raise WrnbError(f"{whose} ({_some(other)}): give one with the same, or name the columns")
+    number = np.array([classes.index(c) if c in classes else -1 for c in ds.classes])
+    return ds._like(ds.items, number[ds.labels], classes)
 
 def hub_sets(
-    name:str, # of a set on the hub, or a folder that `save_to_disk` wrote
+    name:str, # of a set on the hub or a folder that `save_to_disk` wrote: NAME:CONFIG[IMAGE,LABEL]
     size:int=None, # side in pixels; None: the median of the first pictures' shorter sides, at most 224
     limit:int=None, # number of training images to keep, drawn with seed 0; None: all
     test_limit:int=None, # number of test images to keep, drawn with seed 0; None: all
     why:str="as you asked", # why the pictures are to have this size
 )->tuple: # (train, test), two `ImageSet`s with the same classes
     "Training and test images of a set of Hugging Face's; raise `WrnbError` if there is no such set"
-    ds, test_part = _parts(name)
-    train = hub_set(ds["train"], size, limit, name=f"hf:{name}", part="train")
-    test = hub_set(ds[test_part], train.size, test_limit, name=f"hf:{name}", part=test_part)
-    if test.classes != train.classes:
-        raise WrnbError(f"data=hf:{name} has other classes in {test_part} than in train: give one with the same")
+    if test_limit is not None: test_limit = check_whole("test_limit", test_limit, 1)
+    train, test, test_part = _parts(name)
+    same = dict(image="image", label="label", name=f"hf:{name}")
+    train = hub_set(train, size, limit, part="train", **same)
+    test = hub_set(test, train.size, test_limit, part=test_part, **same)
+    test = _numbered_as(test, train.classes, f"data=hf:{name} has other classes in {test_part} than in train")
     train.origin += ", " + (why if size else "the median of the first pictures' shorter sides")
     test.origin += ", " + (why if size else "as in train")
     return train, test

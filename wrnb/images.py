@@ -21,7 +21,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 from .late import is_a
 from .core import WrnbError
 from .items import _LABEL_KEYS, _class_number, _image_and_label, _pixels, _some
-from .columns import image_and_label
+from .columns import image_and_label, readable
 
 # %% ../nbs/09_images.ipynb #73dbb3ce
 def _unpacked(values):
@@ -280,6 +280,6 @@ def as_images(
 )->Dataset: # itself, if its items are pixels and class numbers already
     "A dataset of (pixels in [0,1], class number) with `ids` and `classes`. Raise `WrnbError` if `ds` cannot be one"
     if is_a(ds, "datasets.arrow_dataset.Dataset", "datasets.iterable_dataset.IterableDataset"):
-        ds = image_and_label(ds)
+        ds = readable(image_and_label(ds))
     _check_dataset(ds)
     return ds if isinstance(ds, Images) else Images(ds)

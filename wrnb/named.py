@@ -26,8 +26,10 @@ def named_model(
     if not isinstance(model, str): return model
     classes = _wanted(model, classes)
     if not pretrained.knows_classes(model, classes):
-        some = ", ".join(map(str, classes[:3]))
-        raise WrnbError(f"model={model} has no weights for the classes {some}, ...: "
+        names = sources.names_known_to(model) or []
+        unknown = [str(c) for c in classes if sources.place_of(c, names) is None]
+        some = ", ".join(unknown[:3] + ["..."]*(len(unknown) > 3))
+        raise WrnbError(f"model={model} has no weights for the classes {some}: "
                         "give one that was trained on them, such as resnet20@FILE")
     return pretrained.load_model(model, len(classes), classes=classes)
 

@@ -6,7 +6,9 @@
 __all__ = ['WNIDS', 'input_size']
 
 # %% ../nbs/21_sources.ipynb #455c8a72
+from functools import lru_cache
 from importlib.resources import files
+import re
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -15,6 +17,7 @@ from torch import nn
 import torchvision
 
 from .core import WrnbError
+from .items import _some
 from .networks import MODELS
 from .checkpoints import STATS
 from .zoo import network_of
@@ -79,28 +82,49 @@ _wnids = (files("wrnb")/"imagenet_wnids.txt").read_text().split()
 WNIDS = dict(zip(_wnids, _imagenet_names(), strict=True))  # WordNet id -> name, in ImageNet's order
 
 # %% ../nbs/21_sources.ipynb #6e8a7000
+def _plain(name): return re.sub(r"[\s_-]+", "", name).casefold()
+
+@lru_cache(maxsize=8)
+def _plain_places(names):
+    "The places of names by how they read without case, spaces, underscores and hyphens; None if two read the same"
+    plain = [_plain(n) for n in names]
+    return {p: i if plain.count(p) == 1 else None for i, p in enumerate(plain)}
+
 def place_of(
     c, # a class: its number, name or WordNet id
     names:list, # of the classes
 )->int|None:
-    "The place of a class among others; None if it is none of them"
+    "The place of a class among others, by its name or else by what it reads like; None if it is none or several"
     if len(names) == len(WNIDS): c = WNIDS.get(c, c)
     if isinstance(c, int): return c if 0 <= c < len(names) else None
-    return names.index(c) if c in names else None
+    if c in names: return names.index(c)
+    return _plain_places(tuple(names)).get(_plain(c)) if isinstance(names, list) and isinstance(c, str) else None
 
 # %% ../nbs/21_sources.ipynb #73783725
+def _check_known(classes, rows, names):
+    "Raise `WrnbError` with the classes that a model does not know, if there are any"
+    unknown = [repr(c) for c, row in zip(classes, rows) if row is None]
+    if not unknown: return
+    others = f" (nor: {_some(unknown[1:])})" if unknown[1:] else ""
+    raise WrnbError(f"class {unknown[0]} is none of the {len(names)} that the model was pretrained on{others}: "
+                    "call it as one of those, or give the model with @CHECKPOINT of one trained on it")
+
+def _check_apart(classes, rows, names):
+    "Raise `WrnbError` if two classes read like one name of the model's"
+    for k, (c, row) in enumerate(zip(classes, rows)):
+        if c in names or isinstance(c, int) or c in WNIDS or rows.count(row) == 1: continue
+        other = next(o for j, o in enumerate(classes) if j != k and rows[j] == row)
+        raise WrnbError(f"classes {other!r} and {c!r} both read like the model's {names[row]!r}: rename one")
+
 def _rows(classes, names, n_classes):
     "The places of `classes` among the pretrained ones; raise `WrnbError` if they are not all there"
     if classes is None: return None
     rows = [place_of(c, names) for c in classes]
-    if None in rows:
-        unknown = classes[rows.index(None)]
-        raise WrnbError(f"class {unknown!r} is none of the {len(names)} that the model was pretrained on: "
-                        "call it as one of those, or give the model with @CHECKPOINT of one trained on it")
-    if len(classes) != n_classes:
-        raise WrnbError(f"classes= names {len(classes)} pretrained classes "
-                        f"and the data has {n_classes}: give one for each")
-    return rows
+    _check_known(classes, rows, names)
+    _check_apart(classes, rows, names)
+    if len(classes) == n_classes: return rows
+    raise WrnbError(f"classes= names {len(classes)} pretrained classes "
+                    f"and the data has {n_classes}: give one for each")
 
 # %% ../nbs/21_sources.ipynb #0763973b
 class Network(NamedTuple):
@@ -218,7 +242,7 @@ def _hub_names(names):
 def _hub_facts(name):
     "Picture size and class names of a model of Hugging Face's"
     recipe, names = hub_facts(name)
-    return max(recipe.height, recipe.width), _hub_names(names)
+    return recipe.side, _hub_names(names)
 
 def _from_hub(name, pretrained=True):
     "An image classifier of Hugging Face's hub, or of a folder"
