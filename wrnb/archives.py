@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../nbs/66_archives.ipynb #96640d17
 import io, os, tokenize
+from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 from zipfile import BadZipFile
@@ -17,6 +18,7 @@ import numpy as np
 from .core import WrnbError
 from .pictures import read_image
 from .learners import class_order
+from .sources import WNIDS
 
 # %% ../nbs/66_archives.ipynb #2fd718e5
 _UNREADABLE = ValueError, TypeError, OverflowError, OSError, EOFError, tokenize.TokenError, BadZipFile
@@ -68,12 +70,18 @@ def read_stack(
     return a.reshape(5, n, *a.shape[1:])
 
 # %% ../nbs/66_archives.ipynb #65f5dd00
+def is_number(
+    name:str, # of a folder
+)->bool:
+    "Can this be the name of a severity or of a magnitude?"
+    return name.replace(".", "", 1).isdecimal()
+
 def severity_folders(
     folder:Path, # of a corruption
     magnitudes:bool=False, # may they have magnitudes as names?
 )->list: # of five folders
     "The severity folders of a corruption, mildest first"
-    dirs = [d for d in folder.iterdir() if d.is_dir() and d.name.replace(".", "", 1).isdecimal()]
+    dirs = [d for d in folder.iterdir() if d.is_dir() and is_number(d.name)]
     missing = [str(s) for s in range(1, 6) if not (folder/str(s)).is_dir()]
     if missing and not (magnitudes and len(dirs) >= 5): raise broken(folder/missing[0], "is missing")
     if len(dirs) != 5:
@@ -89,6 +97,13 @@ def is_name(
     return not set(name) & {"/", "\0", os.sep}
 
 def _is_picture(name): return name.lower().endswith((".jpeg", ".jpg", ".png")) and name[0] != "."
+
+def holds_pictures(
+    folder:Path, # a folder
+)->bool:
+    "Does a folder hold pictures, and no folders?"
+    own = [d for d in os.scandir(folder) if d.name[0] != "."]
+    return not any(d.is_dir() for d in own) and any(_is_picture(d.name) for d in own)
 
 def picture_ids(
     folder:Path, # of a severity
@@ -147,6 +162,17 @@ def _relabelled(labels, own, classes, whose):
     place = np.empty(len(order), np.int64)
     place[order] = np.arange(len(order))
     return place[labels]
+
+# %% ../nbs/66_archives.ipynb #a3dd863b
+_times = Counter(WNIDS.values())
+_BY_NAME = {name.casefold(): wnid for wnid, name in WNIDS.items() if _times[name] == 1}
+
+def class_key(
+    name:str, # of a class
+)->str:
+    "A class of ImageNet by its WordNet id, any other by its name"
+    return name if name in WNIDS else _BY_NAME.get(name.casefold(), name)
+
 
 # %% ../nbs/66_archives.ipynb #d8acd90f
 def read_arrays(

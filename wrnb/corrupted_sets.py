@@ -23,7 +23,7 @@ from .image_sets import ImageSet, limited as part_of
 from .data import data_hash
 from .c_bar import MAKERS, bar_names
 from .corruptions import CORRUPTIONS, EXTRA, FAMILY, PRESETS, THREE_D, family_of, pick_preset
-from .archives import broken, read_arrays, read_folders
+from .archives import broken, holds_pictures, is_number, read_arrays, read_folders
 
 # %% ../nbs/67_corrupted_sets.ipynb #c74d38ba
 C_BAR = {  # kind: its ten corruptions (Mintun et al. 2021)
@@ -152,10 +152,19 @@ def _set_options(path):
         raise broken(path/"config.json", "is damaged")
     return options
 
+def _is_corruption(name): return name in FAMILY or name in MAKERS or name in THREE_D
+
+def _severities_in(folder):
+    "Sub-folders that can be severities: called by numbers, and no folders of pictures"
+    return [d for d in folder.glob("*/") if is_number(d.name) and not holds_pictures(d)]
+
 def _corruption_folders(path):
-    "Folder by corruption; they may be one family deeper, as the official archives unpack"
+    "Folder by corruption: `path` itself, those in it, or, as the official archives unpack, in a family's"
+    own = path.resolve().name
+    if _is_corruption(own) and _severities_in(path): return {own: path}
     dirs = [d for family in ("", *CORRUPTIONS, "extra") for d in sorted((path/family).glob("*/"))]
-    return {d.name: d for d in dirs if d.name in FAMILY or d.name in MAKERS or d.name in THREE_D}
+    dirs = [d for d in dirs if _is_corruption(d.name)]
+    return {d.name: d for d in dirs if _severities_in(d) or not any(d.glob("*/"))}
 
 def check_families(
     families:tuple, # asked for; None takes all
