@@ -204,7 +204,7 @@ def _check_not_corrupted(folder, top):
         raise WrnbError(f"{folder} is a corrupted set: give that folder, or one without it")
 
 def _leaves(path, classes):
-    "Folders below `path`, or itself, with class folders, and how many; one is enough if it holds pictures alone"
+    "Folders below `path`, or itself, with class folders, and how many; a single one holds only pictures"
     for folder, dirs, _ in os.walk(path):
         _check_not_corrupted(Path(folder), path)
         own = _class_folders(Path(folder), classes)
@@ -226,7 +226,8 @@ def _from_folders(path, classes, size):
     "Every set below a folder"
     def name(leaf): return (Path(path.resolve().name)/leaf.relative_to(path)).as_posix()
     leaves = dict(sorted(_leaves(path, classes)))
-    if max(leaves.values(), default=0) > 1: return [_from_folder(d, name(d), classes, size) for d in leaves]
+    if max(leaves.values(), default=0) > 1:
+        return [_from_folder(d, name(d), classes, size) for d in leaves]
     _check_numbered(path, classes)
     return []
 
@@ -244,8 +245,10 @@ def _checked_labels(path, labels):
     "The labels, int64 [N]; raises `WrnbError` unless they can be CIFAR-10's"
     real = labels.ndim == 1 and labels.dtype.kind in "iuf" and np.isfinite(labels).all()
     whole = _whole_numbers(labels) if real else None
-    if whole is None: raise broken(path, f"holds {labels.dtype} {list(labels.shape)}, not whole numbers [N]")
-    for y in whole[(whole < 0) | (whole > 9)][:1]: raise broken(path, f"has label {y}, and CIFAR-10's are 0 to 9")
+    if whole is None:
+        raise broken(path, f"holds {labels.dtype} {list(labels.shape)}, not whole numbers [N]")
+    for y in whole[(whole < 0) | (whole > 9)][:1]:
+        raise broken(path, f"has label {y}, and CIFAR-10's are 0 to 9")
     return whole.astype(np.int64)
 
 def _brought_to(pixels, size):
@@ -307,7 +310,7 @@ def _arrays(path, classes, size=None):
 
 # %% ../nbs/69_shifted_sets.ipynb #6398e891
 def shifted_sets(
-    path:Path, # CIFAR-10.1, 10.2, ImageNet-V2, -R, -A, -Sketch, ObjectNet, any folder of classes, or several
+    path:Path, # CIFAR-10.1, 10.2, ImageNet-V2, -R, -A, -Sketch, ObjectNet, any folder of classes
     classes:list, # the model's, by name or WordNet id
     size:int=None, # side in pixels to which images are brought; None: as they are, all of one size
 )->list: # of `ShiftedSet`
