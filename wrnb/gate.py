@@ -275,7 +275,7 @@ def _check_place(name, file):
     path = as_path(file)
     if path.is_dir(): raise WrnbError(f"{name}={file} cannot be written (it is a folder): name a file")
     if path.parent.is_dir(): return
-    lacks = f"there is no folder {path.parent}"
+    lacks = f"{path.parent} does not exist"
     raise WrnbError(f"{name}={file} cannot be written ({lacks}): make it, or name another file")
 
 def save_gate(
