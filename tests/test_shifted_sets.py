@@ -380,3 +380,24 @@ def test_the_command_line_says_what_it_takes_a_set_for(fish, tmp_path, capsys):
 def test_a_folder_of_neither_kind_is_refused(fish, tmp_path, capsys):
     (tmp_path/"empty").mkdir()
     assert "holds no corrupted set" in complaint(capsys, *fish[1], str(tmp_path/"empty"))
+
+
+def test_one_corruption_of_imagenet_c_is_measured_and_called_partial(fish, tmp_path, capsys):
+    "Half of a severity is missing, and one class everywhere"
+    net, words = fish
+    n_wrong, fog = 0, tmp_path/"fog"
+    for s in SEVERITIES[1:]:
+        for k, wnid in enumerate(FISH[:2]):
+            for i in range(2 if s < 5 else 1):
+                pixels = noise()
+                save(pixels, fog/f"{s}/{wnid}/{i}.png")
+                n_wrong += logits(net, pixels).argmax().item() != k
+    assert main([*words, str(fog)]) == 0
+    out, err = capsys.readouterr()
+    source = ("partial: 1 of 15 corruptions (only fog); severities 2, 3, 4, 5; 2 of 3 classes; "
+              "2 to 4 images per cell")
+    assert out.count(source) == 2 and "Errors in percent on 2 to 4 test images" in out
+    assert "fog is a part of the set: 1 of 15 corruptions, without gaussian_noise" in err
+    table = pd.read_csv(tmp_path/"run/on/fog/evaluation.csv")
+    assert table.severity.tolist() == [2, 3, 4, 5] and table.n.tolist() == [4, 4, 4, 2]
+    assert table.n_wrong.sum() == n_wrong and f"{100*table.error.mean():.2f} %" in out
