@@ -1,24 +1,25 @@
-"""AutoAttack by three codes on a robust model: do they agree, and how far from PGD are they?
+"""AutoAttack by three codes: do they agree, how far from PGD are they, and what do they cost?
 
-    python benchmarks/autoattack.py --checkpoint resnet20-cifar10.th --out runs/robust [--n 100] [--eps 8]
-                                    [--seeds 0 1 2]
+    python benchmarks/autoattack.py --checkpoint resnet20-cifar10.th --out runs/robust [--robust FILE] [--n 100]
+                                    [--eps 8] [--seeds 0 1 2]
 
-The model is the published ResNet-20 of github.com/akamaster/pytorch_resnet_cifar10, trained
-further against PGD at 8/255 for 8 epochs on 20,000 training images (strategy `adversarial`); if
-`--out` holds it already, it is taken from there. The images are n test images of CIFAR-10, all in
-one batch. Codes:
+Two models: `published` is the ResNet-20 of github.com/akamaster/pytorch_resnet_cifar10. `robust` is
+the checkpoint of a ResNet-20 that `--robust` names; without it, the published one is trained
+further against PGD at 8/255 for 8 epochs on 20,000 training images (strategy `adversarial`), and
+taken from `--out` if that holds it already. The images are n test images of CIFAR-10, all in one
+batch. Codes:
 
     wrnb            the parts of torchattacks 3.3.0 with the authors' settings: `wrnb.attacks.AutoAttack`
     pyautoattack    pyautoattack 0.2.0, the authors' code as a package
     torchattacks    torchattacks 3.3.0's own AutoAttack, which takes 10 iterations where the authors take 100
     PGD-10, PGD-50x10   this package's PGD with 10 steps of eps/4, and with 50 steps and 10 random starts
 
-A row for each seed and code: n_wrong and error with its 95 % interval, `differs` the number of
+A row for each model, seed and code: n_wrong and error with its 95 % interval, `differs` the number of
 images on which it disagrees with pyautoattack at the same seed, `more` the error less
 pyautoattack's in points, seconds by the clock and of the processor. Each row is kept in `--out` at
 once, so that the script resumes if it is interrupted. An image that is not fooled costs fifteen
-seconds of one core for each full AutoAttack; the whole takes 40 minutes after the training, which
-takes as long. Writes benchmarks/autoattack.csv.
+seconds of one core for each full AutoAttack; the whole takes 40 minutes (the training, if there is
+one, as long). Writes benchmarks/autoattack.csv.
 """
 import time
 from importlib.metadata import version
@@ -39,13 +40,18 @@ from wrnb.models import weights_hash
 from wrnb.pretrained import load_model
 
 
-def robust_model(checkpoint, out, device):
+def trained_against_pgd(base, out, device):
     "The published model, trained further against PGD"
     train, test = load_data("cifar10", limit=20_000, test_limit=1000)
-    base = load_model(f"resnet20@{checkpoint}", 10)
-    learn = enhance(base, None, "adversarial", train, test, epochs=8, lr=.05, bs=128, eps=8/255, seed=0, out=out,
-                    device=device, precision="bf16")
-    return learn.model.eval().requires_grad_(False)
+    how = dict(epochs=8, lr=.05, bs=128, eps=8/255, seed=0, precision="bf16")
+    return enhance(base, None, "adversarial", train, test, out=out, device=device, **how).model
+
+
+def models(a):
+    "The two models by name, without gradients of their weights"
+    base = load_model(f"resnet20@{a.checkpoint}", 10)
+    robust = load_model(f"resnet20@{a.robust}", 10) if a.robust else trained_against_pgd(base, a.out, a.device)
+    return {name: net.eval().requires_grad_(False) for name, net in dict(published=base, robust=robust).items()}
 
 
 def official(net, x, y, eps, seed):
@@ -105,35 +111,44 @@ def summary(parts, **about):
 
 
 def over_seeds(df):
-    "The table that is printed last: one row per code, over the seeds"
-    return df.groupby(["eps", "code"], sort=False).agg(
+    "The table that is printed last: one row per model and code, over the seeds"
+    return df.groupby(["model", "eps", "code"], sort=False).agg(
         n=("n", "first"), seeds=("seed", "size"), lowest=("error", "min"), mean=("error", "mean"),
         highest=("error", "max"), differs=("differs", "max"), more=("more", "mean"),
         cpu_seconds=("cpu_seconds", "mean")).reset_index()
 
 
+def rows_of(name, net, images, a):
+    "The rows of one model, as far as they are measured: a growing table after each code"
+    x, y = images
+    with torch.no_grad(): print(f"{name}: clean error {(net(x).argmax(1) != y).float().mean():.1%}", flush=True)
+    about = dict(model=name, weights=weights_hash(net))
+    about |= {package: version(package) for package in ("torchattacks", "pyautoattack")}
+    folder, parts = a.out/"autoattack"/about["weights"]/str(a.n), []
+    for case in cross_product(eps=a.eps, seed=a.seeds, code=list(CODES)):
+        part = f"{case['code']}-{case['eps']:g}-{case['seed']}"
+        parts.append(in_parts(folder, [part], lambda _: attacked(net=net, x=x, y=y, **case)))
+        yield summary(parts, **about)
+
+
 def main():
     p = parser(__doc__)
     p.add_argument("--checkpoint", required=True)
+    p.add_argument("--robust")
     p.add_argument("--out", required=True, type=Path)
-    add_options(p, n=100, threads=1, seeds=[0, 1, 2], device="auto")
+    add_options(p, n=100, threads=1, seeds=[0, 1, 2], device="auto", csv=Path(__file__).with_suffix(".csv"))
     p.add_argument("--eps", type=float, nargs="+", default=[8])
     a = p.parse_args()
     device = begin(a)
-    net = robust_model(a.checkpoint, a.out, a.device).to(device, memory_format=torch.channels_last)
     _, ds = load_data("cifar10", limit=10, test_limit=a.n)
-    x, y = ds.pixels(range(len(ds))).to(device), torch.as_tensor(ds.labels).to(device)
-    with torch.no_grad(): print(f"clean error {(net(x).argmax(1) != y).float().mean():.1%} of {a.n} images", flush=True)
-    versions = {name: version(name) for name in ("torchattacks", "pyautoattack")}
-    about = dict(model="resnet20", weights=weights_hash(net), **versions)
-    folder, parts = a.out/"autoattack"/about["weights"]/str(a.n), []
-    for case in cross_product(eps=a.eps, seed=a.seeds, code=list(CODES)):
-        name = f"{case['code']}-{case['eps']:g}-{case['seed']}"
-        parts.append(in_parts(folder, [name], lambda _: attacked(net=net, x=x, y=y, **case)))
-        df = summary(parts, **about)
-        write_csv(df, Path(__file__).with_suffix(".csv"))
-        print(df.iloc[-1][["code", "eps", "seed", "n_wrong", "cpu_seconds"]].to_dict(), flush=True)
-    show(over_seeds(df))
+    images = ds.pixels(range(len(ds))).to(device), torch.as_tensor(ds.labels).to(device)
+    done = pd.DataFrame()
+    for name, net in models(a).items():
+        for rows in rows_of(name, net.to(device, memory_format=torch.channels_last), images, a):
+            write_csv(pd.concat([done, rows]), a.csv)
+            print(rows.iloc[-1][["code", "eps", "seed", "n_wrong", "cpu_seconds"]].to_dict(), flush=True)
+        done = pd.concat([done, rows])
+    show(over_seeds(done))
 
 
 if __name__ == "__main__": main()

@@ -71,6 +71,15 @@ def test_what_people_say(tmp_path):
         assert list(ours.columns) == list(committed.columns) and len(ours)
 
 
+def test_three_codes_of_autoattack(tmp_path):
+    "On the published model alone, which is fooled at once"
+    models = ["--checkpoint", CHECKPOINT, "--robust", CHECKPOINT, "--out", tmp_path/"kept"]
+    (ours, committed), = run(tmp_path, "autoattack", *models, "--n", 4, "--seeds", 0)
+    assert list(ours.columns) == list(committed.columns)
+    assert set(ours.code) == set(committed.code) and ours.error.max() == 1
+    assert set(ours.model) == set(committed.model) == {"published", "robust"}
+
+
 def commands(page, start):
     "The block of shell commands of a result page that begins so"
     cells = json.loads((ROOT/"nbs"/"results"/f"{page}.ipynb").read_text())["cells"]

@@ -1,5 +1,5 @@
 """The page of a run folder: whole and half-done runs, hostile names, the notebook, a comparison, and a real browser."""
-import base64, json, re, shutil
+import base64, html, json, re, shlex, shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from helpers import complaint, pictures
 from test_browser import BROWSER, browser, contrast, luminance, opened  # noqa: F401 (a fixture)
 from wrnb.cli import main
 from wrnb.findings import Findings, of_difference
+from wrnb.gallery import class_pictures
 from wrnb.loop import Loop
 from wrnb.models import save_weights
 from wrnb.pretrained import load_model
@@ -225,6 +226,74 @@ def test_outcomes_that_were_not_kept_leave_the_errors(copy):
     assert "there are no paired differences" in page.text and "paired;" not in page.text
 
 
+# --- how it was made, and what is not known ----------------------------------------------------
+
+def commands(run):
+    "The commands on the page"
+    wrnb("report", run)
+    text = re.search(r"<pre><code>(.*?)</code></pre>", (run/"report.html").read_text(), re.S)[1]
+    return [shlex.split(html.unescape(line)) for line in text.strip().splitlines()]
+
+
+def test_the_commands_on_the_page_make_the_same_tables(run, tmp_path):
+    (name, *words), = commands(run)
+    assert name == "wrnb"
+    wrnb(*[str(tmp_path/"again") if word == str(run) else word for word in words])
+    for table in ("scores.parquet", "weak.csv", "validation.csv", "evaluation.csv"):
+        assert (run/table).read_bytes() == (tmp_path/"again"/table).read_bytes()
+
+
+def test_each_command_that_began_a_stage_is_on_the_page_once(model, tmp_path):
+    out = tmp_path/"run with a blank"
+    first = ["score", "digits", *SIZE, "--model", model, "--n-neighbors", "4", "--out", out, "--device", "cpu"]
+    for _ in range(2): wrnb(*first)
+    wrnb("evaluate", out, *BARE)
+    wrnb("report", out)
+    asked = [first, ["evaluate", out, *BARE]]
+    assert commands(out) == [["wrnb", *map(str, words)] for words in asked]
+
+
+def test_a_run_from_python_says_so(tmp_path):
+    loop = Loop(tmp_path/"run", dict(data="digits", model="digits_net", limit=100, test_limit=20), device="cpu")
+    loop.train_base(base_epochs=1, base_lr=.1, bs=64)
+    assert "Begun from Python, with the options above: setup and base." in report(tmp_path/"run").text
+
+
+def test_the_first_paragraph_says_what_is_not_known(page, run, model, tmp_path):
+    assert ("Not known: how another seed would come out, what the images left out would say and what stronger "
+            "attacks would find.") in page.text.split("The weakest images")[0]
+    wrnb("evaluate", tmp_path/"run", "--data", "digits", "--model", model, *BARE, "--per-cell", "20")
+    assert "Not known: what attacks would do." in report(tmp_path/"run").text
+
+
+def test_a_data_folder_that_is_where_you_are_has_a_name(tmp_path):
+    pictures(tmp_path/"photos")
+    save_weights(load_model("digits_net", 2), tmp_path/"net.safetensors")
+    with working_directory(tmp_path/"photos"):
+        wrnb("score", ".", "--model", "digits_net@../net.safetensors", "--n-neighbors", "2", "--out", "../run",
+             "--device", "cpu")
+        page = report(tmp_path/"run")
+    assert "How robust is digits_net@net.safetensors on photos?" in page.text
+
+
+def test_other_test_sets_are_on_the_page(model, tmp_path):
+    where = [tmp_path/"run", "--device", "cpu"]
+    wrnb("evaluate", where[0], "--data", "digits", *SIZE, "--model", model, *BARE)
+    table = dict(set=["moved"], model=["base"], classes=[10], n=[40], n_wrong=[10], error=[.25], low=[.14], high=[.4])
+    (tmp_path/"run/on/other").mkdir(parents=True)
+    pd.DataFrame(table).to_csv(tmp_path/"run/on/other/shifts.csv", index=False)
+    page = report(tmp_path/"run")
+    assert "other" in page.titles and "moved 25.0 14.0 40.0 base 10 40" in page.text
+    assert "moved" in check_notebook(tmp_path/"run")
+
+
+def test_weak_classes_have_weak_images(run):
+    found = Findings(Loop(run))
+    share = found.scores.class_share(found.loop.weak_idxs())
+    names = [row["name"] for row in class_pictures(found, n_classes=99)]
+    assert set(names) == {str(c) for c in share.index[share.weak > 0]}
+
+
 # --- hostile names --------------------------------------------------------------------------------
 
 def test_class_names_are_harmless(tmp_path):
@@ -268,16 +337,55 @@ def run_notebook(path):
     return json.dumps([c.get("outputs", []) for c in nb.cells])
 
 
-def test_the_notebook_runs(run):
+def headings(path):
+    "The second-level headings of a notebook"
+    return [line[3:] for cell in read_nb(path).cells for line in cell.source.splitlines() if line.startswith("## ")]
+
+
+def check_notebook(run):
+    "It runs where it lies and has the sections of the page; returns its outputs"
     wrnb("report", run, "--notebook")
-    outputs = run_notebook(run/"report.ipynb")
-    assert outputs.count('"image/png"') >= 6 and "The base has a corruption error" in outputs
+    titles = [t for t in Page(run/"report.html").titles if t != "The weakest images"]
+    assert headings(run/"report.ipynb") == ["Summary", *titles]
+    return run_notebook(run/"report.ipynb")
 
 
-def test_the_notebook_of_a_run_that_was_only_scored_runs(model, tmp_path):
+def test_the_notebook_has_the_sections_of_the_page_and_runs(run):
+    outputs = check_notebook(run)
+    assert outputs.count('"image/png"') >= 8 and "The base has a corruption error" in outputs
+    assert "minutes" in outputs and "setup: data" in outputs
+
+
+def test_the_notebook_of_a_run_that_was_only_scored(model, tmp_path):
     wrnb("score", "digits", *SIZE, "--model", model, "--n-neighbors", "4", "--out", tmp_path/"run", "--device", "cpu")
-    wrnb("report", tmp_path/"run", "--notebook")
-    assert '"image/png"' in run_notebook(tmp_path/"run/report.ipynb")
+    assert '"image/png"' in check_notebook(tmp_path/"run")
+
+
+def test_the_notebook_of_a_corrupted_set_and_of_confidences(model, tmp_path):
+    where = ["--out", tmp_path/"run", "--data", "digits", *SIZE, "--model", model, "--device", "cpu"]
+    wrnb("corrupt", "digits", "--limit", "60", "--corruptions", "fog", "--out", tmp_path/"set")
+    wrnb("evaluate", *where[1:], "--severities", "5", "--attacks", "--confidences")
+    wrnb("evaluate", tmp_path/"run", "--on", tmp_path/"set", "--device", "cpu")
+    check_notebook(tmp_path/"run")
+    assert {"Calibration", "set"} <= set(headings(tmp_path/"run/report.ipynb"))
+
+
+def test_the_notebook_moves_with_its_folder(copy):
+    wrnb("report", copy, "--notebook")
+    moved = copy.rename(copy.with_name("elsewhere"))
+    assert "The base has a corruption error" in run_notebook(moved/"report.ipynb")
+
+
+def test_the_notebook_finds_data_that_were_named_from_where_you_were(tmp_path):
+    pictures(tmp_path/"project/photos")
+    save_weights(load_model("digits_net", 2), tmp_path/"project/net.safetensors")
+    with working_directory(tmp_path/"project"):
+        wrnb("score", "photos", "--model", "digits_net@net.safetensors", "--n-neighbors", "2",
+             "--out", "runs/photos", "--device", "cpu")
+        wrnb("report", "runs/photos", "--notebook")
+    moved = (tmp_path/"project").rename(tmp_path/"moved")
+    outputs = run_notebook(moved/"runs/photos/report.ipynb")
+    assert "No pictures" not in outputs and "6 training images" in outputs
 
 
 def test_two_runs_on_the_same_images_are_compared_in_pairs(run, model, tmp_path):
@@ -316,6 +424,7 @@ def test_a_comparison_that_cannot_be(run, model, tmp_path, capsys):
     wrnb("score", "digits", *SIZE, "--model", model, "--n-neighbors", "2", "--out", tmp_path/"new", "--device", "cpu")
     assert "new was not evaluated" in complaint(capsys, "report", run, tmp_path/"new")
     assert "--notebook is of one run" in complaint(capsys, "report", run, run, "--notebook")
+    assert "--notebook is of one run" in complaint(capsys, "report", run, "--notebook", run)
 
 
 # --- in a browser ---------------------------------------------------------------------------------

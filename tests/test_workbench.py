@@ -2,7 +2,8 @@
 
 Skipped without ipywidgets, JupyterLab or a browser. WRNB_SCREENSHOTS=FOLDER keeps pictures of it at two widths.
 """
-import json, os, shutil, socket, subprocess, sys, time
+import copy, json, os, shutil, socket, subprocess, sys, time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.error import URLError
@@ -82,14 +83,35 @@ def test_menus_choose_what_is_shown(scores):
     bench = scores.browse()
     bench.show.value, bench.label.value = "all", "8"
     assert set(scores.table.label[bench.shelf.idxs]) == {8}
-    bench.label.value, bench.pred.value = "any", "3"
+    bench.label.value, bench.pred.value = None, "3"
     assert set(scores.table.pred[bench.shelf.idxs]) == {3}
-    bench.show.value, bench.pred.value, bench.confused.value = "weak", "any", "8"
+    bench.show.value, bench.pred.value, bench.confused.value = "weak", None, "8"
     shelf = bench.shelf
     assert shelf.idxs and all(shelf.asker.confusions(i).index[0] == "8" for i in shelf.idxs)
     bench.severity.value = 5
     assert "Corruptions of severity 5" in bench.details.value
     assert not bench.decisions.children, "there is nothing to decide without a run folder"
+
+
+@needs_widgets
+def test_a_class_may_be_called_any(scores):
+    ds = copy.copy(scores.ds)
+    ds.classes = ["any", *ds.classes[1:]]
+    bench = replace(scores, ds=ds).browse(show="all")
+    everything = list(bench.shelf.idxs)
+    bench.label.index = 1
+    assert set(scores.table.label[bench.shelf.idxs]) == {0}
+    bench.label.index = 0
+    assert bench.shelf.idxs == everything
+
+
+def test_images_that_are_too_small_to_be_corrupted_can_be_looked_at(tmp_path):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3*8*8, 2))
+    ds = [(torch.rand(3, 8, 8), k % 2) for k in range(20)]
+    scores = score_robustness(net.eval(), ds, eps=.5, n_neighbors=20)
+    scores.save_page(tmp_path/"page.html", show="all")
+    assert "too small to be corrupted" in (tmp_path/"page.html").read_text()
 
 
 def test_the_next_scoring_uses_what_was_decided(scores, digits_model, tmp_path):

@@ -6,7 +6,7 @@
 __all__ = ['COMMANDS', 'Command', 'main']
 
 # %% ../nbs/90_cli.ipynb #68209632
-import argparse, re, sys, warnings
+import argparse, re, shlex, sys, warnings
 from dataclasses import dataclass
 from inspect import Parameter
 from operator import attrgetter
@@ -238,8 +238,9 @@ def _obey(name, words):
     named = {argument: flag for argument, flag in flags.items() if flag != "DATA"}
     def translated(message): return _one_line(_in_options(str(message), named))
     warnings.showwarning = _warner(translated)
-    given = vars(_parser(name, command, flags).parse_args(words))
-    try: return _run_with(command, given) or 0
+    given = vars(_parser(name, command, flags).parse_intermixed_args(words))
+    try:
+        with wrnb.runs.asked_by(shlex.join(["wrnb", name, *words])): return _run_with(command, given) or 0
     except wrnb.core.WrnbError as e:
         _complain(translated(e))
         return 2

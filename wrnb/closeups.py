@@ -22,7 +22,7 @@ from .inference import InferenceModel, check_classifier
 from .neighbors import misprediction, neighbors
 from .scoring import Scores
 from .weak import new_figure
-from .corruptions import CORRUPTIONS, EXTRA, corrupt
+from .corruptions import CORRUPTIONS, EXTRA, SMALLEST, corrupt
 
 # %% ../nbs/45_closeups.ipynb #7aa61ec6
 class Asker:
@@ -131,7 +131,7 @@ class Closeup:
     neighbors:list # (pixels, what it is taken for, probability, is it right?), the worst first
     confusions:pd.Series # number of neighbours for each wrong class
     n_neighbors:int # neighbours that were asked about
-    corrupted:list # (pixels, name, what it is taken for, probability, is it right?)
+    corrupted:list # (pixels, name, what it is taken for, probability, is it right?); none if it is too small
     severity:int # of the corruptions
 
     def __str__(self):
@@ -152,7 +152,8 @@ def _worst_neighbors(self:Asker, index, n):
 
 @patch
 def _corrupted_copies(self:Asker, index, severity):
-    "An image under every corruption, as `Closeup` has them"
+    "An image under every corruption, as `Closeup` has them; none if it is too small to be corrupted"
+    if min(self.image(index).shape[1:]) < SMALLEST: return []
     copies, rows = self.corrupted(index, severity)
     return list(zip(copies, rows.corruption, map(self.name, rows.pred), rows.probability, rows.right))
 
@@ -215,7 +216,7 @@ def plot_image(self:Scores,
     top, middle, bottom = fig.subfigures(3, 1, height_ratios=[1.6, 1.2, 4.6])
     _draw_tiles(top, near, 9, "the image and its worst neighbours")
     _draw_confusions(middle.subplots(), shot)
-    _draw_tiles(bottom, kinds, 7, f"corruptions of severity {severity}")
+    if kinds: _draw_tiles(bottom, kinds, 7, f"corruptions of severity {severity}")
     return fig
 
 def _draw_tiles(part, tiles, per_row, title):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from fastcore.basics import patch
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.font_manager import get_font_names
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -28,6 +29,15 @@ THEMES = dict(
     dark=dict(ground="#14181e", ink="#e4e8ed", muted="#8b96a5", line="#303843", accent="#4fc3c7", worse="#f08a6c"))
 
 # %% ../nbs/83_figures.ipynb #9c858511
+_MORE_FONTS = (  # for class names in other scripts, if they are installed
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "PingFang SC", "Hiragino Sans", "Microsoft YaHei",
+    "Noto Sans Arabic", "Noto Sans Hebrew", "Noto Sans Devanagari", "Noto Sans Thai", "Arial Unicode MS")
+
+def _fonts():
+    "The font of the figures, and others for the letters that it lacks"
+    known = set(get_font_names())
+    return ["DejaVu Sans", *(name for name in _MORE_FONTS if name in known)]
+
 _now = dict(THEMES["light"])  # the colours that figures are drawn in
 
 @contextmanager
@@ -52,7 +62,7 @@ def _style():
         "axes.titlelocation": "left", "axes.labelsize": 10, "xtick.labelsize": 9.5, "ytick.labelsize": 9.5,
         "legend.fontsize": 9.5, "legend.frameon": False, "xtick.major.size": 0, "ytick.major.size": 0,
         "xtick.minor.size": 0, "ytick.minor.size": 0,
-        "patch.edgecolor": muted, "font.family": "DejaVu Sans", "text.parse_math": False}
+        "patch.edgecolor": muted, "font.family": _fonts(), "text.parse_math": False}
 
 # %% ../nbs/83_figures.ipynb #eb1aa8c3
 WIDTH = 4.0  # inches of every figure, so that a telephone shows it nearly as large as it is

@@ -6,9 +6,12 @@
 __all__ = ['countable', 'Findings', 'as_words', 'listed', 'counted', 'with_interval', 'of_difference']
 
 # %% ../nbs/81_findings.ipynb #0ccf4572
+import re
 from dataclasses import replace
+from pathlib import Path
 
 from fastcore.basics import patch
+import pandas as pd
 
 from .core import WrnbError
 from .tables import read_table
@@ -49,6 +52,8 @@ class Findings:
         self.unreadable = _why_unreadable(loop)  # empty: images and classifier can be read
         folders = sorted(p.parent for p in self.run.path.glob("on/*/evaluation.csv"))
         self.sets = {p.name: _evaluation_in(p) for p in folders}  # corrupted set -> what was measured on it
+        shifts = sorted(self.run.path.glob("on/*/shifts.csv"))
+        self.shifts = {p.parent.name: read_table(p) for p in shifts}  # folder -> errors on its test sets
         self.evaluation = _evaluation_in(self.run.path)  # None: there is none
         self.on = ""  # the corrupted set that the page is about, if the test images were not measured
         if self.evaluation is None: self._take_another()
@@ -77,6 +82,47 @@ class Findings:
     def validation(self)->Validation:
         "What validation found; None: there was none"
         return read_validation(self.run.path) if (self.run/"validation.csv").is_file() else None
+
+# %% ../nbs/81_findings.ipynb #aef76f70
+_ASKED = ("epochs", "lr", "protocol", "guide", "clean_budget")  # options of a training that a reader asks for
+
+def _how_trained(run, stage):
+    "A training's options, its step from the base and its time, as text"
+    options, record = run.options(stage), run.record(stage)
+    row = {k: str(options[k]) for k in _ASKED if options.get(k) is not None}
+    if "alpha" in record: row["alpha"] = f"{record['alpha']:g}"
+    return row | dict(minutes=run.minutes(stage))
+
+@patch
+def trained(self:Findings)->pd.DataFrame: # strategy: options, alpha, minutes
+    "How each strategy was trained; no rows if none was"
+    done = [s for s in self.run.config.get("stages", {}) if s.startswith("enhance ") and self.run.done(s)]
+    rows = {stage.removeprefix("enhance "): _how_trained(self.run, stage) for stage in done}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("strategy")
+
+def _kind(text):
+    "A perturbation's name and severity, from what config.json holds: Corruption(name='fog', severity=3, ...)"
+    named = re.search(r"name='(\w+)'(?:, (severity=\d+))?", text)
+    return " ".join(filter(None, named.groups())) if named else text
+
+@patch
+def guide_of(self:Findings,
+    strategy:str, # of `trained`
+)->pd.DataFrame: # no rows if nothing guided it
+    "What guided a strategy: its guide.csv, or the shares in config.json, in percent"
+    path = self.run/strategy/"guide.csv"
+    if path.is_file(): return read_table(path).set_index(read_table(path).columns[0])
+    shares = self.run.options(f"enhance {strategy}").get("guided_by") or {}
+    names = pd.Index([_kind(name) for name in shares], name="trained with")
+    return pd.DataFrame({"share (%)": [100.*s for s in shares.values()]}, index=names)
+
+@patch
+def options(self:Findings)->pd.DataFrame: # index `stage: name`, a column of text
+    "Every option of every stage; the middle of a long one is left out"
+    stages = self.run.config.get("stages", {})
+    text = {f"{stage}: {k}": str(v) for stage in stages for k, v in self.run.options(stage).items()}
+    short = {name: v if len(v) < 200 else f"{v[:200]} ..." for name, v in text.items()}
+    return pd.DataFrame(dict(option=short))
 
 # %% ../nbs/81_findings.ipynb #145df021
 _WORDS = dict(

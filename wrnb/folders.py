@@ -148,8 +148,9 @@ def _file_set(path, split, size=None, classes=None, nested=False, why="as you as
     _check_known(path, names, own, number)
     files = [str(path/n) for n in names]
     size, why = _brought_to(size, why, files)
-    origin = f"{split or 'all'}/ of {path.name}: pictures of {size} pixels, {why}"
-    return ImageSet(files, [number[c] for c in own], list(number), names, path.name, size=size, origin=origin)
+    folder = Path(os.path.abspath(path)).name  # "." has a name, too
+    origin = f"{split or 'all'}/ of {folder}: pictures of {size} pixels, {why}"
+    return ImageSet(files, [number[c] for c in own], list(number), names, folder, size=size, origin=origin)
 
 # %% ../nbs/12_folders.ipynb #0933dbc0
 _IN_MEMORY = 2**29  # bytes

@@ -93,7 +93,7 @@ def _weak_classes(found, n):
     scores, ds = found.scores, found.loop.test
     if scores is None or not (found.run/"weak.csv").is_file(): return ds.classes[:n]
     share = scores.class_share(found.loop.weak_idxs())
-    excess = (share.weak - share["all"]).sort_values(ascending=False, kind="stable")
+    excess = (share.weak - share["all"])[share.weak > 0].sort_values(ascending=False, kind="stable")
     return [str(c) for c in excess.index if c in ds.classes][:n]
 
 def _one_of_each(ask, ds, names):

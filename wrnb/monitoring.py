@@ -27,6 +27,7 @@ from .neighbors import neighbor_keys, neighbors
 from .weak import new_figure
 from .corruptions import corruptions
 from .estimation import design, estimate
+from .measurement import as_tuple
 
 # %% ../nbs/52_monitoring.ipynb #7c75bca9
 def _labels(ds):
@@ -87,6 +88,12 @@ class _Near:
 _COLUMNS = ("corruption_error", "corruption_low", "corruption_high", "weak_share")  # in the Recorder's table
 _DEAR, _LONG = .05, 60  # share of the training's time, and seconds, above which you are told
 
+def _check_severities(severities):
+    "The severities as whole numbers from 1 to 5; raise `WrnbError` if there is none"
+    checked = [check_whole("severities", s, 1, 5) for s in as_tuple(severities)]
+    if not checked: raise WrnbError(f"severities={severities!r} has none: give some of 1 to 5")
+    return checked
+
 class RobustnessCallback(Callback):
     "After each epoch: the corruption error with its 95 % interval, and the share of weak images"
     order = 45  # before the Recorder
@@ -102,7 +109,7 @@ class RobustnessCallback(Callback):
         self.every, self.per_cell = check_whole("every", every, 1), check_whole("per_cell", per_cell, 1)
         self.n_images = check_whole("n_images", n_images, 1)
         self.n_neighbors = check_whole("n_neighbors", n_neighbors, 1)
-        self.eps, self.severities = check_range("eps", eps, 0, 1, above=True), severities
+        self.eps, self.severities = check_range("eps", eps, 0, 1, above=True), _check_severities(severities)
         self.seed, self.watched = check_whole("seed", seed, 0), None
         self.fits, self.ours = False, []
 
@@ -160,7 +167,7 @@ def after_validate(self:RobustnessCallback):
     start = perf_counter()
     with untouched(self.learn.model): self.row = self._measure()
     self.rows.append(self.row | dict(seconds=perf_counter() - start))
-    self.learn.recorder.robustness = pd.DataFrame(self.rows)
+    self.learn.recorder.robustness_table = pd.DataFrame(self.rows)
 
 @patch
 def after_fit(self:RobustnessCallback):
@@ -181,7 +188,7 @@ def _draw(ax, t, value, kind):
 @patch
 def plot_robustness(self:Recorder)->Figure:
     "Corruption error and share of weak images over the epochs, with 95 % intervals"
-    t = getattr(self, "robustness", None)
+    t = getattr(self, "robustness_table", None)
     if t is None: raise WrnbError("nothing was measured: train with cbs=RobustnessCallback()")
     fig, ax = new_figure(figsize=(6, 3), layout="constrained")
     _draw(ax, t, "corruption_error", "corruption")

@@ -8,6 +8,7 @@ __all__ = ['in_words', 'Work', 'describe_work', 'shows_progress', 'under_way', '
 # %% ../nbs/02_progress.ipynb #b85337e3
 import shutil, sys, time
 from contextlib import contextmanager
+from html import escape
 
 from .late import late
 from .core import first_process
@@ -97,7 +98,7 @@ class _Notebook:
     every, at_once = .2, True
     def __init__(self): self.box = None
     def draw(self, share, words):
-        html = display.HTML(f"<progress value={share:.4f}></progress> {words}")
+        html = display.HTML(f"<progress value={share:.4f}></progress> {escape(words)}")
         if self.box is None: self.box = display.display(html, display_id=True)
         else: self.box.update(html)
     def clear(self):

@@ -6,16 +6,17 @@
 __all__ = ['table_block', 'corruptions_section', 'attacks_section', 'calibration_section', 'sections_of', 'shown']
 
 # %% ../nbs/85_sections.ipynb #3f66ca6c
-import base64, re, shlex
+import base64
 
+from fastcore.basics import patch
 import matplotlib.pyplot as plt
 import pandas as pd
 
 from .progress import progress
-from .tables import read_table, write_atomic
+from .tables import write_atomic
 from .outcomes import has_confidences
 from .reliability import Evaluation
-from .findings import Findings, counted, as_words
+from .findings import Findings, counted, as_words, listed
 from .words import model_name
 from .figures import THEMES, themed
 from .gallery import class_pictures
@@ -182,8 +183,9 @@ def _weak_classes(f, e):
     rows = class_pictures(f)
     if not rows: return
     models = [e.models[0], e.best_model()]
-    which = "some classes" if f.scores is None else "each class that weak images are of"
-    yield _text(f"One test image of {which}, under the corruptions that the base is weakest to, at severity 5, "
+    ranked = "of the classes with the most weak images for their size"
+    which = "of some classes" if f.scores is None else ranked
+    yield _text(f"One test image each {which}, under the corruptions that the base is weakest to, at severity 5, "
                 "with the models' answers.")
     yield dict(kind="classes", rows=rows, models=models)
 
@@ -213,37 +215,15 @@ def _strengths_and_weaknesses(f):
         "Weak samples are right when clean, the random training and test images need not be.", _unguided(f)])
 
 # %% ../nbs/85_sections.ipynb #3bcf799e
-def _guide_table(run, strategy):
-    "What guided a strategy: its guide.csv, or the shares in config.json"
-    path = run/strategy/"guide.csv"
-    if path.is_file(): return read_table(path).set_index(read_table(path).columns[0])
-    shares = run.options(f"enhance {strategy}").get("guided_by") or {}
-    names = [_kind(name) for name in shares]
-    return pd.DataFrame({"share (%)": [100.*s for s in shares.values()]}, index=pd.Index(names, name="trained with"))
-
-def _kind(text):
-    "A perturbation's name and severity, from what config.json holds: Corruption(name='fog', severity=3, ...)"
-    named = re.search(r"name='(\w+)'(?:, (severity=\d+))?", text)
-    return " ".join(filter(None, named.groups())) if named else text
-
-def _how_trained(run, stage):
-    "The options of one strategy that a reader asks for, as text"
-    options, record = run.options(stage), run.record(stage)
-    keys = ("epochs", "lr", "protocol", "guide", "clean_budget")
-    row = {k: str(options[k]) for k in keys if options.get(k) is not None}
-    if "alpha" in record: row["alpha"] = f"{record['alpha']:g}"
-    return row | dict(minutes=run.minutes(stage))
-
 def _fine_tuning(f):
     "How each strategy was trained"
-    done = [s for s in f.run.config["stages"] if s.startswith("enhance ") and f.run.done(s)]
-    if not done: return
-    rows = {stage.removeprefix("enhance "): _how_trained(f.run, stage) for stage in done}
+    trained = f.trained()
+    if trained.empty: return
     yield _text("The strategies start from the same base and see the same images.",
                 f.exposure() if f.evaluation is not None else "")
-    yield table_block(pd.DataFrame(rows).T.rename_axis("strategy"), folded=False)
-    for name in rows:
-        guide = _guide_table(f.run, name)
+    yield table_block(trained, folded=False)
+    for name in trained.index:
+        guide = f.guide_of(name)
         if len(guide): yield table_block(guide, f"Table: what {name} was trained with")
 
 def _on_disk(e):
@@ -253,61 +233,42 @@ def _on_disk(e):
     yield table_block(e.percent(intervals=True).rename_axis("error (%)"), folded=False)
     yield table_block(e.by_corruption().rename_axis("corruption"), "Table: each corruption, mean over severities (%)")
 
-# %% ../nbs/85_sections.ipynb #82a06773
-_RENAMED = dict(  # stage -> its options that a command has under another name
-    base=dict(epochs="base_epochs", lr="base_lr"), enhance=dict(eps="guide_eps"), evaluate=dict(eps="attack_eps"))
-_COMMAND = dict(
-    setup="model size limit test_limit test_share select mean std seed", base="epochs lr",
-    score="eps n_neighbors noise top_k certify", weak="k per_class", enhance="epochs lr bs protocol guide eps",
-    evaluate="severities attacks eps per_cell")
-
-def _flags(stage, options):
-    "A stage's options as on the command line"
-    for name in _COMMAND[stage].split():
-        value, given = options.get(name), _RENAMED.get(stage, {}).get(name, name)
-        if value is None or value is False: continue
-        values = value if isinstance(value, list) else [value]
-        if given in ("attack_eps", "guide_eps"): values = [f"{255*v:.4g}" for v in values]
-        yield "-k" if given == "k" else "--" + given.replace("_", "-")
-        if value is not True: yield from map(str, values)
-
-def _again(run):
-    "The command that does the run again"
-    enhanced = [s for s in run.config["stages"] if s.startswith("enhance ") and run.done(s)]
-    stages = dict(setup="setup", base="base", score="score", weak="weak", evaluate="evaluate")
-    if enhanced: stages["enhance"] = "enhance reva" if "enhance reva" in enhanced else enhanced[0]
-    words = ["wrnb", "run", run.options("setup")["data"], "--out", str(run.path)]
-    for stage, name in stages.items(): words += _flags(stage, run.options(name))
-    if enhanced: words += ["--strategies", *(s.removeprefix("enhance ") for s in enhanced)]
-    return shlex.join(words)
+def _on_shifts(table):
+    "The figures on other test sets of the same classes"
+    yield _text("Top-1 errors in percent over each set's own classes, with 95 % intervals.")
+    percent = (100*table[["error", "low", "high"]]).set_index(pd.Index(table["set"], name="set"))
+    counts = {name: list(table[name]) for name in ("model", "classes", "n")}
+    yield table_block(percent.assign(**counts), folded=False)
 
 # %% ../nbs/85_sections.ipynb #73cf87a2
-def _what_was_run(f):
+@patch
+def what_was_run(self:Findings)->pd.DataFrame: # a row per fact
     "Data, model, device and versions"
-    first, scored, setup = f.run.record("setup"), f.run.options("score"), f.loop.setup
+    first, scored, setup = self.run.record("setup"), self.run.options("score"), self.loop.setup
     given = {name: getattr(setup, name) for name in ("mean", "std") if getattr(setup, name)}
     rows = dict(
-        data=setup.data, model=model_name(f.loop), weights=scored.get("model", ""), seed=setup.seed,
+        data=setup.data, model=model_name(self.loop), weights=scored.get("model", ""), seed=setup.seed,
         normalisation=", ".join(f"{k} {v}" for k, v in given.items()), device=first["device"], commit=first["commit"],
         versions=", ".join(f"{k} {v}" for k, v in first["versions"].items()), began=first["started"])
-    if not f.unreadable:
-        train, test = f.loop.data
+    if not self.unreadable:
+        train, test = self.loop.data
         rows |= dict(images=f"{len(train):,} training images, {len(test):,} test images")
     return pd.Series({k: v for k, v in rows.items() if v != ""}).to_frame()
 
-def _options(run):
-    "Every option of every stage"
-    records = [(stage, name, value) for stage in run.config["stages"] for name, value in run.options(stage).items()]
-    short = {(stage, name): str(v) if len(str(v)) < 200 else f"{str(v)[:200]} ..." for stage, name, v in records}
-    return pd.DataFrame([(f"{s}: {n}", v) for (s, n), v in short.items()]).set_index(0)
+def _made_by(f):
+    "The commands that made the folder, and the stages that were begun from Python"
+    commands = f.run.commands()
+    from_python = commands.pop("", [])
+    if commands: yield dict(kind="code", title="The commands that made it", text="\n".join(commands))
+    if from_python: yield _text(f"Begun from Python, with the options above: {listed(from_python, 99)}.")
 
 def _details(f, e):
-    "Folded tables, and the command that does it again"
+    "Folded tables, and what made the folder"
     if e is not None:
         yield table_block(e.percent(intervals=True).rename_axis("error (%)"), "All figures, with 95 % intervals")
-    yield table_block(_what_was_run(f), "Data, model and versions", words=True)
-    yield table_block(_options(f.run), "Every option", words=True)
-    yield dict(kind="code", title="The command that does it again", text=_again(f.run))
+    yield table_block(f.what_was_run(), "Data, model and versions", words=True)
+    yield table_block(f.options(), "Every option", words=True)
+    yield from _made_by(f)
 
 # %% ../nbs/85_sections.ipynb #fc66bd02
 def sections_of(
@@ -325,6 +286,7 @@ def sections_of(
     yield "weaknesses", "Strengths and weaknesses", _strengths_and_weaknesses(f)
     yield "training", "Fine-tuning", _fine_tuning(f)
     for k, (name, other) in enumerate(f.sets.items()): yield f"set-{k}", name, _on_disk(other)
+    for k, (name, table) in enumerate(f.shifts.items()): yield f"shift-{k}", name, _on_shifts(table)
     yield "limits", "What this does not say", iter([_lines(f.limits())] if f.limits() else [])
     yield "details", "Details", _details(f, e)
 

@@ -252,7 +252,8 @@ def details(self:Shelf,
     shot = self.asker.closeup(index, severity)
     image = _picture(shot.image, f"image {shot.id}", f"{shot.label}, the image")
     near = P(f"{_where_they_go(shot)}. The worst of them:"), _answers(_neighbor_tiles(shot), image)
-    kinds = P(f"Corruptions of severity {severity}:"), _answers(_corruption_tiles(shot))
+    said = f"Corruptions of severity {severity}:" if shot.corrupted else "The image is too small to be corrupted."
+    kinds = P(said), _answers(_corruption_tiles(shot))
     return Div(P(B(str(shot))), *near, *kinds)
 
 # %% ../nbs/46_shelf.ipynb #666185db
