@@ -1,5 +1,5 @@
 """Corrupted sets on disk: every layout is written here by its own rules and read back, then broken as downloads are."""
-import json, shutil, warnings
+import dataclasses, json, shutil, warnings
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 from PIL import Image
 from torch.utils.data import TensorDataset
 
-import wrnb.image_sets
+import wrnb.differences, wrnb.image_sets  # the first gives evaluations their `difference`
 from helpers import cut
 from wrnb.corrupted_sets import C_BAR, corrupted_set
 from wrnb.corrupted_copies import save_corrupted
@@ -18,6 +18,7 @@ from wrnb.core import WrnbError
 from wrnb.corruptions import CORRUPTIONS, EXTRA, FAMILY, corrupt
 from wrnb.image_sets import ImageSet, limited
 from wrnb.folders import load_data
+from wrnb.sources import WNIDS
 
 FIFTEEN = sum(CORRUPTIONS.values(), [])
 ALL = [*FIFTEEN, *EXTRA.values()]
@@ -276,7 +277,7 @@ def test_an_evaluation_reads_the_cell_that_it_names(tmp_path):
         evaluate(model, got.limited(20), out=tmp_path/"run", device="cpu")
 
 
-# --- broken ---------------------------------------------------------------------------------------
+# --- one set of each layout, to be copied ------------------------------------------------------------
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
@@ -311,8 +312,206 @@ def rename(old, new): return lambda p: (p/old).rename(p/new)
 def remove_all_named(p): return [f.unlink() for f in p.rglob(first_picture(p).name)]
 
 
+# --- parts ----------------------------------------------------------------------------------------
+
+def keep(*names): return lambda p: [remove(d.name)(p) for d in p.iterdir() if d.stem not in names]
+def remove_severities(*severities): return lambda p: [shutil.rmtree(p/n/s) for n in FIFTEEN for s in severities]
+def remove_everywhere(name): return lambda p: [f.unlink() for f in p.rglob(name)]
+def remove_class(name): return lambda p: [shutil.rmtree(d) for d in p.glob(f"*/*/{name}")]
+def empty(folder): return lambda p: [f.unlink() for f in (p/folder).rglob("*.JPEG")]
+
+
+ONLY_FOG = "1 of 15 corruptions (only fog)"
+PARTS = {  # what is done to a set -> (which, how, how it is called, its cells, the fewest images in one)
+    "one array": ("arrays", keep("fog", "labels"), ONLY_FOG, 5, 4),
+    "an array is missing": ("arrays", remove("fog.npy"), "14 of 15 corruptions (without fog)", 70, 4),
+    "C-bar has lost one": ("bar", remove("ripple.npy"), "9 of 10 corruptions (without ripple)", 45, 4),
+    "one corruption": ("pictures", keep("fog"), ONLY_FOG, 5, 6),
+    "one corruption, in its family": ("families", keep("blur"), "4 of 15 corruptions (only defocus_blur,", 20, 6),
+    "some severities": ("pictures", remove_severities("2", "4"), "severities 1, 3, 5", 45, 6),
+    "a severity is missing": ("pictures", remove("fog/4"), "74 of their 75 cells", 74, 6),
+    "a severity is empty": ("pictures", empty("fog/4"), "74 of their 75 cells", 74, 6),
+    "a corruption is empty": ("pictures", empty("fog"), "14 of 15 corruptions (without fog)", 70, 6),
+    "the mildest severity": ("pictures", remove("gaussian_noise/1"), "74 of their 75 cells", 74, 6),
+    "a class is missing": ("pictures", remove("fog/3/n02"), "4 to 6 images per cell", 75, 4),
+    "a class is empty": ("pictures", empty("fog/3/n02"), "4 to 6 images per cell", 75, 4),
+    "a file is missing": ("pictures", remove("fog/3/n02/a.JPEG"), "5 to 6 images per cell", 75, 5),
+    "a file in the first cell": ("pictures", remove("gaussian_noise/1/n02/a.JPEG"), "5 to 6 images", 75, 5),
+    "another name": ("pictures", rename("fog/3/n02/a.JPEG", "fog/3/n02/z.JPEG"), "6 to 7 images per cell", 75, 6),
+    "one picture of a corruption": ("pictures", lambda p: [keep("3")(p/"fog"), keep("n02")(p/"fog/3"),
+                                                           remove("fog/3/n02/a.JPEG")(p)],
+                                    "71 of their 75 cells; 1 to 6 images per cell", 71, 1)}
+
+
+class Dark(torch.nn.Module):
+    "Three outputs from the mean of a picture"
+    def forward(self, x):
+        m = x.mean((1, 2, 3))
+        return torch.stack([m, 1 - m, (m - .5).abs()*3], 1)
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_a_part_is_measured_and_called_partial(case, whole, tmp_path):
+    name, how, words, n_cells, fewest = PARTS[case]
+    path = Path(shutil.copytree(whole/name, tmp_path/"set"))
+    kind = corrupted_set(path).kind
+    how(path)
+    with pytest.warns(UserWarning, match="is a part of the set: .*; its corruption error is over these alone"):
+        got = corrupted_set(path)
+    assert got.kind == f"{kind}, partial" and f" files, partial: {words}" in got.source
+    model = Mean() if got.path.joinpath("labels.npy").is_file() else Dark()
+    found = evaluate(model, got, device="cpu", out=tmp_path/"run")
+    assert len(found.table) == n_cells and found.table.n.min() == fewest
+    figure = found.corruption_error().iloc[0]
+    assert (figure.cells, figure.n) == (n_cells, fewest) and words in figure.source
+    assert figure.error == pytest.approx(found.table.error.mean())
+    again = read_evaluation(tmp_path/"run")
+    assert (again.source, again.kind) == (got.source, got.kind) and again.table.equals(found.table)
+    with pytest.raises(WrnbError, match="AlexNet's errors on ImageNet-C, and this table"): found.mce()
+
+
+@pytest.mark.parametrize("name", ["arrays", "bar", "pictures", "families", "magnitudes", "ours", "our pictures"])
+def test_a_whole_set_is_not_called_partial(name, whole):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = corrupted_set(whole/name)
+    assert "partial" not in got.kind + got.source + repr(got)
+
+
+def counted_by_hand(path, model):
+    "For each cell the ids of its pictures that the model gets wrong, and of all"
+    cells = {}
+    for folder in sorted(path.glob("*/*")):
+        files = sorted(folder.glob("*/*.JPEG"))
+        x = torch.stack([torch.from_numpy(np.array(Image.open(f))).permute(2, 0, 1)/255 for f in files])
+        answers = model(x).argmax(1).tolist()
+        ids = [f"{f.parent.name}/{f.name}" for f in files]
+        wrong = [i for i, f, a in zip(ids, files, answers) if CLASSES.index(f.parent.name) != a]
+        cells[folder.parent.name, int(folder.name)] = set(wrong), set(ids)
+    return cells
+
+
+def with_holes(whole, path):
+    "A set of three corruptions that lacks a picture here and there"
+    shutil.copytree(whole/"pictures", path)
+    keep("fog", "snow", "contrast")(path)
+    for f in ("fog/1/n01/a.JPEG", "fog/3/n02/a.JPEG", "snow/3/n03/b.JPEG"): (path/f).unlink()
+    for d in ("snow/5/n01", "contrast/2", "contrast/4"): shutil.rmtree(path/d)
+    return path
+
+
+@pytest.mark.filterwarnings("ignore:.*is a part of the set")
+@pytest.mark.parametrize("how", [{}, dict(per_cell=4), dict(per_cell=5, design="same")])
+def test_each_cell_has_its_own_images_and_no_others(whole, tmp_path, how):
+    path, models = with_holes(whole, tmp_path/"set"), dict(a=Dark(), b=torch.nn.Sequential(Dark(), Flip()))
+    by_hand = {name: counted_by_hand(path, model) for name, model in models.items()}
+    got = corrupted_set(path)
+    assert len(got.ids) == 6
+    found = evaluate(models, got, device="cpu", out=tmp_path/"run", **how)
+    for c, index in zip(found.outcomes.cells.itertuples(), found.outcomes.cells["index"]):
+        wrong, there = by_hand[c.model][c.perturbation, c.severity]
+        asked = {got.ids[i] for i in index}
+        assert asked <= there and (how or asked == there) and len(asked) == len(index)
+        assert {got.ids[i] for i, w in zip(index, c.wrong) if w} == wrong & asked
+    t = found.table
+    assert len(t) == 2*13 and set(zip(t.perturbation, t.severity)) == set(by_hand["a"])
+    assert t[t.severity == 2].perturbation.unique().tolist() == ["snow", "fog"]
+    a, b = (t[t.model == m].error.to_numpy() for m in "ab")
+    assert found.difference("a", "b").value == pytest.approx((a - b).mean(), abs=1e-6)
+    assert read_evaluation(tmp_path/"run").table.equals(t)
+
+
+class Flip(torch.nn.Module):
+    "The outputs backwards"
+    def forward(self, x): return x.flip(1)
+
+
+@pytest.mark.filterwarnings("ignore:.*is a part of the set")
+def test_a_part_that_lost_one_more_picture_is_another_set(whole, tmp_path):
+    path = with_holes(whole, tmp_path/"set")
+    evaluate(Dark(), corrupted_set(path), device="cpu", out=tmp_path/"run")
+    (path/"fog/4/n01/a.JPEG").unlink()
+    (path/"fog/1/n01/a.JPEG").write_bytes((path/"fog/2/n01/a.JPEG").read_bytes())
+    with pytest.raises(WrnbError, match="evaluate .*data="):
+        evaluate(Dark(), corrupted_set(path), device="cpu", out=tmp_path/"run")
+
+
+@pytest.mark.filterwarnings("ignore:.*is a part of the set")
+def test_what_a_part_lacks_is_refused_by_name(whole, tmp_path):
+    got = corrupted_set(with_holes(whole, tmp_path/"set"))
+    with pytest.raises(WrnbError, match="has no contrast at severity=2: give one of 1, 3, 5"):
+        got.images("contrast", 2)
+    for name in ("contrast", "fog"):
+        with pytest.raises(WrnbError, match=f"has no {name} at|lacks images of {name}"): got.pixels(name)
+    only = replace_files(got, {"contrast": got.files["contrast"]})
+    with pytest.raises(WrnbError, match="has no images at severities="):
+        evaluate(Dark(), only, severities=(2, 4), device="cpu")
+    assert set(evaluate(Dark(), only, severities=(1, 2), device="cpu").table.severity) == {1}
+    few = got.limited(3, seed=2)
+    for name, s in (("fog", 1), ("fog", 3), ("snow", 3), ("fog", 2)):
+        there = {got.ids[i] for i in few.idxs if (tmp_path/"set"/name/str(s)/got.ids[i]).is_file()}
+        assert set(few.images(name, s).ids) == there
+
+
+def replace_files(test, files): return dataclasses.replace(test, files=files)
+
+
+FISH = {"n01440764": "tench", "n01443537": "goldfish", "n01484850": "great white shark"}
+
+
+def fish_set(path, wnids, names=("fog",)):
+    "Pictures of fish, a shade for each class"
+    for name in names:
+        for s in FIVE:
+            for k, wnid in enumerate(wnids):
+                (path/name/str(s)/wnid).mkdir(parents=True)
+                Image.new("RGB", (64, 64), (60*k + s,)*3).save(path/name/str(s)/wnid/"a.JPEG")
+    return path
+
+
+class Shades(torch.nn.Module):
+    "A thousand classes, answered by the shade: 60 k is class k, 61 to 65 the same"
+    def forward(self, x): return -(x.mean((1, 2, 3))[:, None]*255 - 60*torch.arange(1000.)).abs()
+
+
+@pytest.mark.filterwarnings("ignore:.*is a part of the set")
+@pytest.mark.parametrize("classes", [list(WNIDS), list(WNIDS.values())], ids=["ids", "names"])
+@pytest.mark.parametrize("names", [("fog",), FIFTEEN[:1]])
+def test_some_classes_of_imagenet_c_for_a_model_of_all(tmp_path, classes, names):
+    "Its answers are over all thousand classes, as in the whole set"
+    got = corrupted_set(fish_set(tmp_path/"set", list(FISH), names), classes)
+    assert got.classes == classes and got.labels.tolist() == [0, 1, 2] and "3 of 1000 classes" in got.source
+    assert evaluate(Shades(), got, device="cpu").table.n_wrong.tolist() == [0]*5
+    class Other(Shades):
+        def forward(self, x): return torch.cat([super().forward(x)[:, :-1], torch.ones(len(x), 1)], 1)
+    assert evaluate(Other(), got, device="cpu").table.n_wrong.tolist() == [3]*5
+
+
+@pytest.mark.filterwarnings("ignore:.*is a part of the set")
+@pytest.mark.parametrize("own, classes, labels", [
+    (list(FISH), ["goldfish", "tench"], {"n01443537": 0, "n01440764": 1}),
+    (list(FISH), ["great white shark", "goldfish", "tench"], {"n01440764": 2, "n01443537": 1, "n01484850": 0}),
+    (["goldfish", "tench"], ["n01440764", "n01443537"], {"goldfish": 1, "tench": 0}),
+    (list(FISH), ["n01443537", "n01491361"], {"n01443537": 0}),  # a tiger shark was not downloaded
+    (["cat", "dog"], ["dog", "cat", "frog"], {"cat": 1, "dog": 0})])
+def test_classes_are_matched_by_name_and_id(tmp_path, own, classes, labels):
+    got = corrupted_set(fish_set(tmp_path/"set", own), classes)
+    assert {i.split("/")[0]: y for i, y in zip(got.ids, got.labels)} == labels
+    k = len(labels)
+    assert (f"{k} of {len(classes)} classes" in got.source) == (k < len(classes))
+
+
+@pytest.mark.parametrize("own, classes", [
+    (list(FISH), ["cat", "dog"]), (["cat", "dog"], ["cat", "frog"]), (["goldfish", "n01443537"], ["goldfish"])])
+def test_classes_that_do_not_fit_are_refused(tmp_path, own, classes):
+    with pytest.raises(WrnbError, match="classes|two folders for one class"):
+        corrupted_set(fish_set(tmp_path/"set", own), classes)
+
+
+# --- broken ---------------------------------------------------------------------------------------
+
+
 ARRAYS = {  # what is done to an official set of arrays -> (how, what the line says)
-    "an array is missing": (remove("fog.npy"), "{p}/fog.npy is missing"),
     "the labels are missing": (remove("labels.npy"), "{p}/labels.npy is missing"),
     "an array is cut off": (lambda p: cut(p/"fog.npy", 100), "{p}/fog.npy cannot be read"),
     "an array is cut off in its header": (keep_bytes(40), "{p}/fog.npy cannot be read"),
@@ -339,26 +538,29 @@ ARRAYS = {  # what is done to an official set of arrays -> (how, what the line s
     "labels that are floats": (array("labels.npy", np.zeros(20)),
                                "{p}/labels.npy holds float64 [20], not integers"),
     "labels in rows": (array("labels.npy", np.zeros((5, 4), int)), "{p}/labels.npy holds int64 [5, 4]"),
+    "all of them but the labels": (lambda p: [f.unlink() for f in p.iterdir() if f.stem != "labels"],
+                                   "{p} holds no corrupted set"),
     "C-bar among the fifteen": (lambda p: shutil.copy(p/"fog.npy", p/"ripple.npy"), "holds ripple of C-bar"),
     "nothing": (lambda p: [f.unlink() for f in p.iterdir()], "{p} holds no corrupted set")}
 PICTURES = {  # as above, of an official set of pictures
-    "a severity is missing": (remove("fog/4"), "{p}/fog/4 is missing"),
     "a severity too many": (lambda p: (p/"fog/6").mkdir(), "{p}/fog holds 6 severities, not 5"),
-    "a class is missing": (remove("fog/3/n02"), "{p}/fog/3/n02 is missing or holds no images"),
-    "a file is missing": (remove("fog/3/n02/a.JPEG"), "{p}/fog/3/n02/a.JPEG is missing"),
-    "a file is missing in the first cell": (remove("gaussian_noise/1/n02/a.JPEG"),
-                                            "{p}/gaussian_noise/1/n02/a.JPEG is missing"),
-    "a file under another name": (rename("fog/3/n02/a.JPEG", "fog/3/n02/z.JPEG"), "{p}/fog/3/n02/a.JPEG is missing"),
+    "a severity twice": (lambda p: [(p/"fog/4").rename(p/"fog/4x"), (p/"fog/01").mkdir()],
+                         "{p}/fog has severity 1 twice"),
+    "no severity": (lambda p: (p/"fog/4").rename(p/"fog/9"), "{p}/fog/9 is not a severity from 1 to 5"),
+    "no picture anywhere": (lambda p: [f.unlink() for f in p.rglob("*.JPEG")], "holds no images"),
     "a picture of another size": (lambda p: Image.new("RGB", (32, 32)).save(first_picture(p)),
                                   "{p}/fog/3/n01/a.JPEG is of another size"),
     "a cut picture": (lambda p: cut(first_picture(p), 100), "{p}/fog/3/n01/a.JPEG cannot be read as an image")}
 OTHERS = {  # as above, with the set's name first
-    "C-bar has lost one": ("bar", remove("ripple.npy"), "{p}/ripple.npy is missing"),
     "a magnitude is missing": ("magnitudes", remove("sparkles/2.50"), "{p}/sparkles"),
     "ours was not finished": ("ours", lambda p: unfinish(p/"config.json"), "{p} "),
     "ours has lost an array": ("ours", remove("fog.npy"), "{p}/fog.npy is missing"),
     "ours has another config": ("ours", lambda p: (p/"config.json").write_text("{"),
                                 "{p}/config.json is missing or damaged"),
+    "our pictures have lost a class": ("our pictures", lambda p: shutil.rmtree(first_picture(p).parent),
+                                       "is missing: the set is not whole"),
+    "our pictures have lost a severity": ("our pictures", remove("fog/4"), "{p}/fog/4 is missing"),
+    "our pictures have lost a corruption": ("our pictures", remove("fog"), "{p}/fog is missing"),
     "our pictures have lost one": ("our pictures", lambda p: first_picture(p).unlink(),
                                    "is missing: the set is not whole"),
     "our pictures have lost one in every cell": ("our pictures", remove_all_named, "holds 3 images")}

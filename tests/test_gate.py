@@ -1,12 +1,15 @@
 """`wrnb gate --not-worse-than`: two runs on the same images are compared image by image."""
-import copy, json
+import copy, json, shutil
 
 import numpy as np
 import pytest
 import torch
 
+from helpers import complaint
 from wrnb.benchmark import evaluate
 from wrnb.cli import main
+from wrnb.core import WrnbError
+from wrnb.corrupted_copies import save_corrupted
 from wrnb.folders import load_data
 from wrnb.gate import PASSED, UNCLEAR, _figures, _not_worse, check
 from wrnb.image_sets import limited
@@ -93,3 +96,118 @@ def test_the_figures_on_the_command_line(runs, tmp_path, capsys):
     out = capsys.readouterr().out
     assert code == 0 and "corruption, worse than before by (paired)" in out
     assert json.loads((folder/"a/config.json").read_text())["stages"]["evaluate"]["options"]["data"]
+
+
+# --- what cannot be compared ----------------------------------------------------------------------
+
+def refusal(out, other, limits=(), **how):
+    "The one line with which a comparison is refused, in either direction"
+    with pytest.raises(WrnbError) as e: check(out, limits, not_worse_than=other, **how)
+    with pytest.raises(WrnbError): check(other, limits, not_worse_than=out, **how)
+    assert "\n" not in str(e.value) and str(e.value).startswith(f"not_worse_than={other} has ")
+    return str(e.value)
+
+
+CELLS = {  # what the other run measured -> how many cells its corruption error is over
+    "fewer severities": (dict(severities=[2]), 15), "other severities": (dict(severities=[2, 5]), 30),
+    "one family": (dict(families=("noise",)), 6), "noise alone at severity 3": (
+        dict(families=("noise",), severities=[3]), 3)}
+
+
+@pytest.mark.parametrize("other", CELLS)
+def test_figures_over_other_cells_are_not_compared(nets, tmp_path, other):
+    net, _, test = nets
+    options, n = CELLS[other]
+    few = limited(test, 20)
+    evaluate(dict(model=net), few, out=tmp_path/"a", **HOW)
+    evaluate(dict(model=net), few, out=tmp_path/"b", **(HOW | options))
+    line = refusal(tmp_path/"a", tmp_path/"b")
+    assert f"has corruption over {n} cells, not the 30 of {tmp_path}/a" in line
+    assert "evaluate both with the same families= and severities=" in line
+    assert check(tmp_path/"a", {"clean": 1}, not_worse_than=tmp_path/"b").decisions[1].error == 0
+
+
+def test_a_family_that_both_have_is_compared(nets, tmp_path):
+    net, _, test = nets
+    few = limited(test, 20)
+    evaluate(dict(model=net), few, out=tmp_path/"a", **HOW)
+    evaluate(dict(model=net), few, out=tmp_path/"b", families=("noise", "blur"), **HOW)
+    assert check(tmp_path/"a", {"noise": 1}, not_worse_than=tmp_path/"b").decisions[1].error == 0
+    assert "has weather over 0 cells, not the 8" in refusal_of_one_side(tmp_path, {"weather": 1})
+
+
+def refusal_of_one_side(folder, limits):
+    with pytest.raises(WrnbError) as e: check(folder/"a", limits, not_worse_than=folder/"b")
+    return str(e.value)
+
+
+def changed(folder, to, stage, **options):
+    "A copy of a run folder whose config.json records other options"
+    shutil.copytree(folder, to)
+    config = json.loads((to/"config.json").read_text())
+    record = config["stages"].get(stage) or dict(config["stages"]["evaluate"], options={})
+    config["stages"][stage] = record
+    record["options"].update(options)
+    (to/"config.json").write_text(json.dumps(config))
+    return to
+
+
+@pytest.mark.parametrize("stage, options", [
+    ("evaluate", dict(source="official .npy files")), ("evaluate", dict(kind="ImageNet-C")),
+    ("evaluate", dict(preset="imagenet-c"))])
+def test_other_corrupted_images_are_refused(runs, tmp_path, stage, options):
+    folder, _ = runs
+    other = changed(folder/"a", tmp_path/"b", stage, **options)
+    (name, value), = options.items()
+    assert f"has {name}={value}, not " in refusal(folder/"a", other)
+
+
+@pytest.mark.parametrize("options", [dict(data="cifar10"), dict(data="digits", size=64)])
+def test_other_data_are_refused(runs, tmp_path, options):
+    ours = changed(runs[0]/"a", tmp_path/"a", "setup", data="digits", size=32)
+    other = changed(runs[0]/"a", tmp_path/"b", "setup", **options)
+    assert "give a run on the same data" in refusal(ours, other)
+    below = changed(runs[0]/"a", tmp_path/"c", "setup", **options)/"on/a"
+    shutil.copytree(runs[0]/"a", below)
+    assert "give a run on the same data" in refusal(ours, below)
+    unknown = check(ours, not_worse_than=runs[0]/"a")  # a run that says nothing of its data
+    assert [d.error for d in unknown.decisions] == [0, 0]
+
+
+def test_two_sets_on_disk_are_refused_even_if_they_have_one_name(nets, tmp_path):
+    net, _, test = nets
+    for name, images in (("a", limited(test, 20)), ("b", limited(test, 20, seed=1))):
+        made = save_corrupted(images, tmp_path/name/"set", ["fog"])
+        evaluate(dict(model=net), made, out=tmp_path/"runs"/name, device="cpu")
+    assert "has data=" in refusal(tmp_path/"runs/a", tmp_path/"runs/b")
+    decision, = check(tmp_path/"runs/a", not_worse_than=tmp_path/"runs/a").decisions
+    assert decision.name.startswith("corruption")  # there are no clean images, so nothing is said of them
+
+
+def test_an_error_that_only_one_has_is_refused(nets, tmp_path):
+    net, _, test = nets
+    few = limited(test, 20)
+    made = save_corrupted(few, tmp_path/"set", ["fog"])
+    evaluate(dict(model=net), made, out=tmp_path/"b", device="cpu")
+    made.clean = few
+    evaluate(dict(model=net), made, out=tmp_path/"a", device="cpu")
+    assert "has clean over 0 cells, not the 1" in refusal_of_one_side(tmp_path, ())
+
+
+def test_other_attacks_do_not_matter(nets, tmp_path):
+    "No figure of the gate has attacks in it"
+    net, _, test = nets
+    few = limited(test, 20)
+    for name, attacks, eps in (("a", ["fgsm"], 1/255), ("b", ["pgd"], 8/255)):
+        how = HOW | dict(attack_names=attacks, eps=(eps,))
+        evaluate(dict(model=net), few, out=tmp_path/name, **how)
+    assert all(d.error == 0 for d in check(tmp_path/"a", not_worse_than=tmp_path/"b").decisions)
+
+
+@pytest.mark.parametrize("option", ["--junit-file", "--summary"])
+def test_no_folder_is_made_for_a_file(runs, tmp_path, capsys, option):
+    words = ["gate", runs[0]/"a", "--max-error", "clean=1", option]
+    line = complaint(capsys, *words, tmp_path/"no/folder/x.xml")
+    assert f"{tmp_path}/no/folder does not exist" in line and not (tmp_path/"no").exists()
+    assert "it is a folder" in complaint(capsys, *words, tmp_path)
+    assert main([str(w) for w in [*words, tmp_path/"x.xml"]]) == 0 and (tmp_path/"x.xml").stat().st_size

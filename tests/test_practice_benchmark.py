@@ -290,8 +290,11 @@ def test_some_arrays_are_enough_for_their_families(official, tmp_path):
         got = corrupted_set(tmp_path, CIFAR10, families=families)
         assert got.names == CORRUPTIONS["noise"]
         assert len(evaluate(Levels(), got, families=families, device="cpu").table) == 15
-    refused(lambda: corrupted_set(tmp_path), "defocus_blur.npy is missing", "families=noise can be measured")
-    refused(lambda: corrupted_set(tmp_path, families="weather"), "snow.npy is missing")
+    with pytest.warns(UserWarning, match="4 of 15 corruptions, without defocus_blur"):
+        assert corrupted_set(tmp_path).names == [*CORRUPTIONS["noise"], "fog"]
+    with pytest.warns(UserWarning, match="1 of 4 corruptions, without snow, frost, brightness"):
+        assert corrupted_set(tmp_path, families="weather").names == ["fog"]
+    refused(lambda: corrupted_set(tmp_path, families="blur"), "defocus_blur.npy is missing")
     refused(lambda: corrupted_set(tmp_path, families="sound"), "family sound", "noise")
     refused(lambda: evaluate(Levels(), got, families="blur", device="cpu"), "family blur")
 

@@ -7,6 +7,7 @@ __all__ = []
 
 # %% ../nbs/66_archives.ipynb #96640d17
 import io, os, tokenize
+from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 from zipfile import BadZipFile
@@ -17,6 +18,7 @@ import numpy as np
 from .core import WrnbError
 from .pictures import read_image
 from .learners import class_order
+from .sources import WNIDS
 
 # %% ../nbs/66_archives.ipynb #2fd718e5
 _UNREADABLE = ValueError, TypeError, OverflowError, OSError, EOFError, tokenize.TokenError, BadZipFile
@@ -68,17 +70,39 @@ def read_stack(
     return a.reshape(5, n, *a.shape[1:])
 
 # %% ../nbs/66_archives.ipynb #65f5dd00
+def is_number(
+    name:str, # of a folder
+)->bool:
+    "Can this be the name of a severity or of a magnitude?"
+    return name.replace(".", "", 1).isdecimal()
+
+def _check_five(folder, dirs):
+    "Raise `WrnbError` unless there are five magnitudes"
+    if len(dirs) > 5: raise WrnbError(f"{folder} holds {len(dirs)} severities, not 5: remove the others")
+    missing = [str(s) for s in range(1, 6) if not (folder/str(s)).is_dir()]
+    if len(dirs) < 5: raise broken(folder/missing[0], "is missing")
+
+def _by_number(folder, dirs):
+    "The folders of severities 1 to 5, None for one that is missing"
+    found = {}
+    for d in sorted(dirs):
+        severity = int(d.name) if d.name.isdecimal() else 0
+        if not 1 <= severity <= 5: raise WrnbError(f"{d} is not a severity from 1 to 5: rename or remove it")
+        other = found.setdefault(severity, d)
+        if other != d: raise WrnbError(f"{folder} has severity {severity} twice, {other.name} and {d.name}: remove one")
+    return [found.get(s) for s in range(1, 6)]
+
 def severity_folders(
     folder:Path, # of a corruption
     magnitudes:bool=False, # may they have magnitudes as names?
-)->list: # of five folders
+)->list: # of five folders; None for one that is missing
     "The severity folders of a corruption, mildest first"
-    dirs = [d for d in folder.iterdir() if d.is_dir() and d.name.replace(".", "", 1).isdecimal()]
-    missing = [str(s) for s in range(1, 6) if not (folder/str(s)).is_dir()]
-    if missing and not (magnitudes and len(dirs) >= 5): raise broken(folder/missing[0], "is missing")
-    if len(dirs) != 5:
-        raise WrnbError(f"{folder} holds {len(dirs)} severities, not 5: remove the others")
-    return sorted(dirs, key=lambda d: float(d.name))
+    dirs = [d for d in folder.iterdir() if d.is_dir() and is_number(d.name)]
+    numbers = {str(s) for s in range(1, 6)}
+    by_magnitude = magnitudes and any(d.name not in numbers for d in dirs)
+    if len(dirs) > 5 or by_magnitude: _check_five(folder, dirs)
+    return sorted(dirs, key=lambda d: float(d.name)) if by_magnitude else _by_number(folder, dirs)
+
 
 # %% ../nbs/66_archives.ipynb #40ebf13f
 def is_name(
@@ -89,6 +113,13 @@ def is_name(
     return not set(name) & {"/", "\0", os.sep}
 
 def _is_picture(name): return name.lower().endswith((".jpeg", ".jpg", ".png")) and name[0] != "."
+
+def holds_pictures(
+    folder:Path, # a folder
+)->bool:
+    "Does a folder hold pictures, and no folders?"
+    own = [d for d in os.scandir(folder) if d.name[0] != "."]
+    return not any(d.is_dir() for d in own) and any(_is_picture(d.name) for d in own)
 
 def picture_ids(
     folder:Path, # of a severity
@@ -106,6 +137,11 @@ def picture_ids(
     return ids
 
 # %% ../nbs/66_archives.ipynb #54f8cb39
+def _check_size(folder, ids, first):
+    "Raise `WrnbError` if a folder's first picture is of another size than the picture `first`"
+    if read_image(folder/ids[0]).shape != read_image(first).shape:
+        raise broken(folder/ids[0], f"is of another size than {first}")
+
 def check_same_pictures(
     folder:Path, # of a severity
     first:Path, # the folder to compare with
@@ -116,8 +152,8 @@ def check_same_pictures(
     "Raise `WrnbError` unless both folders have the same pictures, of one size"
     other = set(picture_ids(folder, classes, whole)) ^ set(ids)
     for i in sorted(other)[:1]: raise broken((folder if i in ids else first)/i, "is missing")
-    if read_image(folder/ids[0]).shape != read_image(first/ids[0]).shape:
-        raise broken(folder/ids[0], f"is of another size than {first/ids[0]}")
+    _check_size(folder, ids, first/ids[0])
+
 
 # %% ../nbs/66_archives.ipynb #24e12284
 def save_picture(
@@ -148,6 +184,24 @@ def _relabelled(labels, own, classes, whose):
     place[order] = np.arange(len(order))
     return place[labels]
 
+# %% ../nbs/66_archives.ipynb #a3dd863b
+_times = Counter(WNIDS.values())
+_BY_NAME = {name.casefold(): wnid for wnid, name in WNIDS.items() if _times[name] == 1}
+
+def class_key(
+    name:str, # of a class
+)->str:
+    "A class of ImageNet by its WordNet id, any other by its name"
+    return name if name in WNIDS else _BY_NAME.get(name.casefold(), name)
+
+def class_keys(
+    classes:list, # names
+)->list:
+    "The keys of a model's classes; all of ImageNet's in their order are known even by a name that two have"
+    names = list(map(str, classes))
+    return list(WNIDS) if names == list(WNIDS.values()) else [class_key(name) for name in names]
+
+
 # %% ../nbs/66_archives.ipynb #d8acd90f
 def read_arrays(
     path:Path, # a folder with labels.npy and corruption.npy
@@ -175,21 +229,71 @@ def _counted(path, labels, own, n_classes):
                     "give the set of the same data")
 
 # %% ../nbs/66_archives.ipynb #7cb5236b
+def _matched(own, classes, whose):
+    "Class folder -> the place of its class in `classes`, for the folders that stand for one of them"
+    place = {key: k for k, key in enumerate(class_keys(classes))}
+    shared = {f: place[class_key(f)] for f in own if class_key(f) in place}
+    is_part = len(shared) in (len(own), len(classes)) or all(class_key(f) in WNIDS for f in shared)
+    if not shared or not is_part: class_order(own, classes, whose)
+    if len(set(shared.values())) < len(shared): raise broken(whose, "has two folders for one class")
+    return shared
+
+def _class_folders(folders):
+    "Names of the class folders in several folders"
+    names = {d.name for folder in folders for d in folder.iterdir() if d.is_dir()}
+    return sorted(name for name in names if name[0] != ".")
+
+def _pictures_there(cells, places):
+    "The ids of all pictures, class by class, and of each cell which of them it has"
+    known = sorted(places, key=places.get)
+    own = {cell: picture_ids(folder, known, whole=False) for cell, folder in cells.items()}
+    ids = sorted(set().union(*own.values()), key=lambda i: (places[i.partition("/")[0]], i))
+    number = {i: k for k, i in enumerate(ids)}
+    return ids, {cell: np.array([number[i] for i in found], int) for cell, found in own.items()}
+
+def _check_sizes(cells, ids, there):
+    "Raise `WrnbError` unless the first picture of each cell is of one size"
+    first = None
+    for cell, folder in cells.items():
+        found = [ids[k] for k in there[cell][:1]]
+        first = first or (found and folder/found[0])
+        if found: _check_size(folder, found, first)
+
+def _read_any_part(dirs, classes, magnitudes):
+    "As `read_folders`, of a set of which a part may be missing"
+    five = {name: severity_folders(d, magnitudes) for name, d in dirs.items()}
+    cells = {(name, s): d for name, own in five.items() for s, d in enumerate(own, 1) if d}
+    path = next(iter(dirs.values()))
+    own = _class_folders(cells.values())
+    places = _matched(own, classes, path) if classes else {c: k for k, c in enumerate(own)}
+    ids, there = _pictures_there(cells, places) if places else ([], {})
+    if not ids: raise broken(next(iter(cells.values()), path), "holds no images")
+    _check_sizes(cells, ids, there)
+    files = {name: [d if d and len(there[name, s]) else None for s, d in enumerate(own, 1)]
+             for name, own in five.items()}
+    labels = np.array([places[i.partition("/")[0]] for i in ids])
+    holes = {cell: found for cell, found in there.items() if 0 < len(found) < len(ids)}
+    return dict(files={name: own for name, own in files.items() if any(own)}, labels=labels,
+                classes=list(classes or own), ids=ids, there=holes)
+
 def read_folders(
     dirs:dict, # corruption -> its folder
     classes:list=None, # names of the data's classes; None takes the set's
-    own:list=None, # names of the set's classes, some of which may have no picture; None takes the folders'
+    own:list=None, # names of a set's classes that has to be whole; None: the folders', of any part of a set
     magnitudes:bool=False, # may the severities be magnitudes?
-)->dict: # files, labels, classes, ids: fields of a `CorruptedSet`
+)->dict: # files, labels, classes, ids, there: fields of a `CorruptedSet`
     "Severity folders by corruption, labels, classes and ids of a set of pictures"
-    cells, whole = {name: severity_folders(d, magnitudes) for name, d in dirs.items()}, own is None
+    if own is None: return _read_any_part(dirs, classes, magnitudes)
+    cells = {name: severity_folders(d, magnitudes) for name, d in dirs.items()}
+    for name, five in cells.items():
+        if None in five: raise broken(dirs[name]/str(five.index(None) + 1), "is missing")
     first = next(iter(cells.values()))[0]
-    own = sorted(d.name for d in first.iterdir() if d.is_dir()) if own is None else own
-    if classes and not (whole and set(classes) <= set(own)): class_order(own, classes, str(first))
+    if classes: class_order(own, classes, str(first))
     classes = list(classes or own)
-    ids = picture_ids(first, classes, whole)
+    ids = picture_ids(first, classes, whole=False)
     if not ids: raise broken(first, "holds no images")
-    for folder in sum(cells.values(), []): check_same_pictures(folder, first, ids, classes, whole)
+    for folder in sum(cells.values(), []): check_same_pictures(folder, first, ids, classes, whole=False)
     number = {c: k for k, c in enumerate(classes)}
     labels = np.array([number[i.rpartition("/")[0]] for i in ids])
     return dict(files=cells, labels=labels, classes=classes, ids=ids)
+

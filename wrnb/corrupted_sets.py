@@ -23,7 +23,7 @@ from .image_sets import ImageSet, limited as part_of
 from .data import data_hash
 from .c_bar import MAKERS, bar_names
 from .corruptions import CORRUPTIONS, EXTRA, FAMILY, PRESETS, THREE_D, family_of, pick_preset
-from .archives import broken, read_arrays, read_folders
+from .archives import broken, holds_pictures, is_number, read_arrays, read_folders
 
 # %% ../nbs/67_corrupted_sets.ipynb #c74d38ba
 C_BAR = {  # kind: its ten corruptions (Mintun et al. 2021)
@@ -50,14 +50,15 @@ class CorruptedSet:
     "A corrupted test set on disk: the same images under each corruption at five severities"
     path:Path # its folder
     kind:str # "CIFAR-C", "Tiny-ImageNet-C", "ImageNet-C", "CIFAR-C-bar", "ImageNet-C-bar", "ImageNet-3DCC"
-    source:str # where the images come from: official or made by wrnb, .npy or JPEG
-    files:dict # corruption -> mapped pixels [5, N, height, width, 3], or its five severity folders
+    source:str # where the images come from: official or made by wrnb, .npy or JPEG; of a part, which
+    files:dict # corruption -> mapped pixels [5, N, height, width, 3], or five severity folders, None for none
     labels:np.ndarray # of the images, [N]
     classes:list # class names that the labels count through
     ids:list # names of the images, [N]
     data:str=None # hash of the images it was made from, if that is known
     clean:Dataset=None # the images it was made from, for the clean error
     idxs:np.ndarray=field(default=None, repr=False) # the images that are used; None takes all
+    there:dict=field(default_factory=dict, repr=False) # (corruption, severity) -> its images, if not all
 
     @property
     def names(self)->list: return list(self.files)
@@ -65,35 +66,73 @@ class CorruptedSet:
     def in_folders(self)->bool: return isinstance(self.files[self.names[0]], list)
     def __len__(self): return len(self.labels if self.idxs is None else self.idxs)
     def __repr__(self):
-        cells = f"{len(self.names)} corruptions x 5 severities"
         images = f"{len(self)} images, {len(self.classes)} classes"
-        return f"{self.path.name}: {self.kind}, {self.source}, {cells} x {images}"
+        return f"{self.path.name}: {self.kind}, {self.source}, {self._cells_in_words()} x {images}"
+
+    def _cells_in_words(self):
+        n = sum(len(self.severities(name)) for name in self.names)
+        if n < 5*len(self.names): return f"{n} cells"
+        return f"{len(self.names)} corruptions x 5 severities"
+
+    def severities(self,
+        name:str, # one of `names`
+    )->list:
+        "The severities that a corruption has, mildest first"
+        return [s for s, part in enumerate(self.files[name], 1) if part is not None]
 
 # %% ../nbs/67_corrupted_sets.ipynb #97140e7c
+@patch
+def places(self:CorruptedSet,
+    name:str, # one of `names`
+    severity:int, # 1 to 5
+)->np.ndarray: # which of the N images the cell has; None: all
+    "Which of the images one corruption and severity has"
+    there = self.there.get((name, severity))
+    if there is None or self.idxs is None: return there
+    return np.flatnonzero(np.isin(self.idxs, there))
+
+@patch
+def _cell(self:CorruptedSet, name, severity):
+    "The pixels or the folder of a cell; raises `WrnbError` if the set lacks it"
+    if name not in self.files:
+        raise WrnbError(f"{self.path} has no {name}: give one of {', '.join(self.files)}")
+    part = self.files[name][check_whole("severity", severity, 1, 5) - 1]
+    if part is not None: return part
+    own = ", ".join(map(str, self.severities(name)))
+    raise WrnbError(f"{self.path} has no {name} at severity={severity}: give one of {own}")
+
 @patch
 def images(self:CorruptedSet,
     name:str, # one of `names`
     severity:int, # 1 to 5
 )->ImageSet:
-    "The images of one corruption and severity"
-    if name not in self.files:
-        raise WrnbError(f"{self.path} has no {name}: give one of {', '.join(self.files)}")
-    part = self.files[name][check_whole("severity", severity, 1, 5) - 1]
+    "The images of one corruption and severity: those that the cell has, in their order"
+    part, places = self._cell(name, severity), self.places(name, severity)
     if isinstance(part, Path): items = [part/i for i in self.ids]
     else: items = torch.from_numpy(part).permute(0, 3, 1, 2)
     ds = ImageSet(items, self.labels, self.classes, self.ids, f"{self.path.name} {name} {severity}")
-    return ds if self.idxs is None else ds.take(self.idxs)
+    ds = ds if self.idxs is None else ds.take(self.idxs)
+    return ds if places is None else _some_of(ds, places)
+
+def _some_of(ds, places):
+    "Some images of a set, which know their places in it"
+    some = ds.take(places)
+    some.places_in_set = places
+    return some
+
 
 # %% ../nbs/67_corrupted_sets.ipynb #90499509
 @patch
 def pixels(self:CorruptedSet,
     name:str, # one of `names`
 )->np.ndarray: # uint8, [5, N, height, width, 3]; mapped if the set is one of arrays
-    "All images of a corruption, the severities along the first axis"
-    if self.in_folders:
-        cells = [self.images(name, severity) for severity in range(1, 6)]
-        return np.stack([[ds._read(i) for i in range(len(ds))] for ds in cells])
-    return self.files[name] if self.idxs is None else self.files[name][:, self.idxs]
+    "All images of a corruption, the severities along the first axis; raises `WrnbError` if some are missing"
+    if not self.in_folders: return self.files[name] if self.idxs is None else self.files[name][:, self.idxs]
+    cells = [self.images(name, severity) for severity in range(1, 6)]
+    if len(set(map(len, cells))) > 1:
+        raise WrnbError(f"{self.path} lacks images of {name}: take images({name!r}, severity)")
+    return np.stack([[ds._read(i) for i in range(len(ds))] for ds in cells])
+
 
 # %% ../nbs/67_corrupted_sets.ipynb #292c27a4
 @patch
@@ -116,7 +155,14 @@ def identity(self:CorruptedSet)->str:
     if self.idxs is not None: h.update(self.idxs.tobytes())
     for pixels in self.files.values():
         if isinstance(pixels, np.ndarray): h.update(np.ascontiguousarray(pixels[:, 0]))
+    if "partial" in self.kind: h.update(self._present())
     return h.hexdigest()
+
+@patch
+def _present(self:CorruptedSet)->bytes:
+    "Which cell has which images"
+    cells = [(name, s) for name in self.names for s in self.severities(name)]
+    return repr([(cell, self.there.get(cell, np.empty(0)).tolist()) for cell in cells]).encode()
 
 # %% ../nbs/67_corrupted_sets.ipynb #d85da09a
 @patch
@@ -127,9 +173,15 @@ def made_from(self:CorruptedSet,
     if len(ds) != len(self): return False
     if self.idxs is None and self.data: return self.data == data_hash(ds)
     if not isinstance(ds, ImageSet): return False
-    if self.in_folders: return set(_stems(self.images(self.names[0], 1))) == set(_stems(ds))
+    if self.in_folders: return self._names_of_images() == set(_stems(ds))
     if self.data or self.idxs is not None: return False
     return np.array_equal(np.sort(ds.labels), np.sort(self.labels))
+
+@patch
+def _names_of_images(self:CorruptedSet)->set:
+    "class/file of each image of a set of pictures, without the file's suffix"
+    used = range(len(self.ids)) if self.idxs is None else self.idxs
+    return {f"{self.classes[self.labels[i]]}/{PurePosixPath(self.ids[i]).stem}" for i in used}
 
 def _stems(ds):
     "class/file of each image, without the file's suffix"
@@ -152,10 +204,19 @@ def _set_options(path):
         raise broken(path/"config.json", "is damaged")
     return options
 
+def _is_corruption(name): return name in FAMILY or name in MAKERS or name in THREE_D
+
+def _severities_in(folder):
+    "Sub-folders that can be severities: called by numbers, and no folders of pictures"
+    return [d for d in folder.glob("*/") if is_number(d.name) and not holds_pictures(d)]
+
 def _corruption_folders(path):
-    "Folder by corruption; they may be one family deeper, as the official archives unpack"
+    "Folder by corruption: `path` itself, those in it, or, as the official archives unpack, in a family's"
+    own = path.resolve().name
+    if _is_corruption(own) and _severities_in(path): return {own: path}
     dirs = [d for family in ("", *CORRUPTIONS, "extra") for d in sorted((path/family).glob("*/"))]
-    return {d.name: d for d in dirs if d.name in FAMILY or d.name in MAKERS or d.name in THREE_D}
+    dirs = [d for d in dirs if _is_corruption(d.name)]
+    return {d.name: d for d in dirs if _severities_in(d) or not any(d.glob("*/"))}
 
 def check_families(
     families:tuple, # asked for; None takes all
@@ -183,40 +244,67 @@ def _needed(path, arrays, options, found, families):
     return [n for n in needed if not families or family_of(n) in families]
 
 def _names(path, arrays, options, families):
-    "The corruptions of a set; raises `WrnbError` if an array is missing, or all folders"
+    "The corruptions of a set, and those it lacks; raises `WrnbError` if it lacks all, or was made by us"
     found = [p.stem for p in path.glob("*.npy")] if arrays else list(_corruption_folders(path))
     names = _needed(path, arrays, options, found, families)
     missing = [name for name in names if name not in found]
-    if not missing: return names
     there = [name for name in names if name in found]
-    if there and not arrays and not options: return _part_of(path, there, missing)
+    if not missing or there and not options: return there, missing
     gaps = {family_of(name) for name in missing}
     whole = sorted({family_of(name) for name in names} - gaps)
     fault = f"is missing, but families={' '.join(whole)} can be measured" if whole else "is missing"
     raise broken(path/(f"{missing[0]}.npy" if arrays else missing[0]), fault)
 
-def _part_of(path, there, missing):
-    "The corruptions of a partial download, after a warning of those that it lacks"
-    some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-    warnings.warn(f"{path} is a part of the set: {len(there)} of {len(there) + len(missing)} corruptions, "
-                  f"without {some}; its corruption error is over these alone")
-    return there
+
+# %% ../nbs/67_corrupted_sets.ipynb #5ea0981a
+def _corruptions_there(test, missing):
+    "How many corruptions there are, and which, or which not"
+    if not missing: return []
+    few = min(test.names, missing, key=len)
+    names = ", ".join(few[:3]) + (", ..." if len(few) > 3 else "")
+    return [f"{len(test.names)} of {len(test.names) + len(missing)} corruptions "
+            f"({'only' if few is not missing else 'without'} {names})"]
+
+def _severities_there(test):
+    "Which severities there are"
+    own = [test.severities(name) for name in test.names]
+    if all(len(s) == 5 for s in own): return []
+    if all(s == own[0] for s in own): return ["severities " + ", ".join(map(str, own[0]))]
+    return [f"{sum(map(len, own))} of their {5*len(own)} cells"]
+
+def _images_there(test):
+    "How many classes there are, and how many images a cell has"
+    k, n = len(np.unique(test.labels)), min(map(len, test.there.values()), default=len(test.ids))
+    some = test.in_folders and k < len(test.classes)
+    classes = [f"{k} of {len(test.classes)} classes"] if some else []
+    return classes + ([] if n == len(test.ids) else [f"{n} to {len(test.ids)} images per cell"])
+
+def _say_partial(test, missing):
+    "Say what a part of an official set consists of, in kind, source and a warning, if it is one"
+    words = _corruptions_there(test, missing) + _severities_there(test) + _images_there(test)
+    if not words: return
+    test.kind, test.source = f"{test.kind}, partial", f"{test.source}, partial: {'; '.join(words)}"
+    lacks = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+    if missing: words[0] = f"{words[0].partition(' (')[0]}, without {lacks}"
+    warnings.warn(f"{test.path} is a part of the set: {'; '.join(words)}; "
+                  "its corruption error is over these alone")
+
 
 # %% ../nbs/67_corrupted_sets.ipynb #6c445f22
 def corrupted_set(
     path:Path, # a folder: official (CIFAR-10-C, ImageNet-C, ..., C-bar), or `save_corrupted`'s
     classes:list=None, # class names to count through; None takes those of `like` or `clean`, or the set's
     clean:Dataset=None, # the images that it was made from, for the clean error
-    families:list=None, # noise, blur, weather, digital, c-bar, 3dcc: only these must be there; None takes all
+    families:list=None, # noise, blur, weather, digital, c-bar, 3dcc: only these are read; None takes all
     like:Dataset=None, # images of the data that you want to measure: classes and size must agree
 )->CorruptedSet:
-    "Find out what a corrupted set is and check it; raises `WrnbError` naming the file that is not whole"
+    "Find out what a corrupted set is and check it; warns of a part, raises `WrnbError` naming a damaged file"
     path, families = as_path(path), [families] if isinstance(families, str) else families
     like = clean if like is None else like
     if classes is None and like is not None: classes = classes_of(like)
     if not path.is_dir(): raise WrnbError(f"{path} is not a folder: give that of a corrupted set")
     arrays, options = any(path.glob("*.npy")), _set_options(path)
-    names, layout = _names(path, arrays, options, families), ".npy" if arrays else "JPEG"
+    (names, missing), layout = _names(path, arrays, options, families), ".npy" if arrays else "JPEG"
     content = _read(path, names, arrays, classes, options.get("classes"))
     source = f"made by wrnb, {layout}" if options else f"official {layout} files"
     out = CorruptedSet(path, "", source, **content, data=options.get("data"), clean=clean)
@@ -226,10 +314,18 @@ def corrupted_set(
     if clean is not None and not out.made_from(clean):
         raise WrnbError(f"{path} was not made from the clean images given: leave them out, or give those")
     out.kind = _find_kind(out, options.get("preset"))
+    if not options: _say_partial(out, missing + [name for name in names if name not in out.files])
     return out
 
 # %% ../nbs/67_corrupted_sets.ipynb #990d9ee0
-def _size(test): return tuple(test.images(test.names[0], 1)[0][0].shape[1:])
+def first_cell(
+    test:CorruptedSet, # the set
+)->ImageSet:
+    "The images of its first corruption at the mildest severity of which it has images"
+    cells = ((name, s) for name in test.names for s in test.severities(name))
+    return next(ds for ds in (test.images(*cell) for cell in cells) if len(ds))
+
+def _size(test): return tuple(first_cell(test)[0][0].shape[1:])
 
 def check_size(
     test:CorruptedSet, # the set

@@ -31,7 +31,8 @@ from .calibration import with_confidences
 from .outcomes import Outcomes, known_images
 from .measurement import (
     Clean, as_tuple, attack_rows, clean_rows, corruption_rows, count_classes, labels_in)
-from .corrupted_sets import CorruptedSet, check_families, check_size, family_of, kind_of
+from .corrupted_sets import (
+    CorruptedSet, check_families, check_size, family_of, first_cell, kind_of)
 
 # %% ../nbs/70_evaluation.ipynb #5f353e1f
 def by_name(
@@ -87,8 +88,8 @@ def images_to_measure(
 def first_images(
     test:Dataset, # images, or a `CorruptedSet`
 )->Dataset:
-    "The images, or those of a set's first corruption at severity 1"
-    return test.images(test.names[0], 1) if isinstance(test, CorruptedSet) else test
+    "The images, or those of a set's first corruption at its mildest severity"
+    return first_cell(test) if isinstance(test, CorruptedSet) else test
 
 def known_classes(
     test:Dataset, # images, or a `CorruptedSet`
@@ -129,8 +130,16 @@ def _stored_cells(test, severities, families):
     for name in test.names:
         family = family_of(name)
         if families and family not in families: continue
-        cells += [(Clean(name, family, s), partial(test.images, name, s)) for s in severities]
+        own = [s for s in severities if _has_images(test, name, s)]
+        cells += [(Clean(name, family, s), partial(test.images, name, s)) for s in own]
+    if severities and not any(p.family != "clean" for p, _ in cells):
+        raise WrnbError(f"{test.path} has no images at severities={severities}: give others")
     return cells
+
+def _has_images(test, name, severity):
+    "Does a set on disk have images in a cell? Of a partial set it may lack them"
+    places = test.places(name, severity)
+    return severity in test.severities(name) and (places is None or len(places) > 0)
 
 def cells_of(
     test:Dataset, # images, or a `CorruptedSet`
@@ -250,6 +259,15 @@ def _some(ds, index):
     "Some images of a dataset; None takes all"
     return ds if index is None else subset(ds, index)
 
+def _some_there(ds, index):
+    "Of some images, or all, those that a cell of a partial set has, and which of the test set these are"
+    places = getattr(ds, "places_in_set", None)
+    if places is None: return _some(ds, index), index
+    own = np.arange(len(places)) if index is None else np.flatnonzero(np.isin(places, index))
+    if len(own): return subset(ds, own), places[own]
+    lacks = f"per_cell={len(index)} draws none of the {len(places)} images of {ds.name}"
+    raise WrnbError(f"{lacks}: give more, or remove that folder")
+
 def corruption_parts(
     panel, # the models
     cells:list, # from `cells_of`
@@ -258,7 +276,7 @@ def corruption_parts(
 )->dict: # name of a part -> function that gives its cells
     "One part per corruption and severity"
     def rows(p, images):
-        return with_confidences(panel, corruption_rows(panel, p, _some(images(), dealt[p]), dealt[p]))
+        return with_confidences(panel, corruption_rows(panel, p, *_some_there(images(), dealt[p])))
     return {f"outcomes-{p.name}-{p.severity}{name}": partial(rows, p, images) for p, images in cells if p in dealt}
 
 def clean_parts(

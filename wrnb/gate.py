@@ -129,18 +129,66 @@ def _paired_outcomes(folders, of):
     outcomes = replace(both[0].outcomes, cells=pd.concat(cells, ignore_index=True), known=known)
     return outcomes, Evaluation._figures(both[0], models[0])
 
+# %% ../nbs/88_gate.ipynb #5c905a2f
+def _setup_of(folder):
+    "The setup of the run folder that an evaluation belongs to"
+    folder = as_path(folder)
+    owner = {"on": folder.parent.parent}.get(folder.parent.name, folder)
+    if folder.name == "check": owner = folder.parent
+    return Run(owner).options("setup")
+
+def _differing(a, b, names):
+    "The first of some options that two records have with different values: name, and both values"
+    both = ((name, a.get(name), b.get(name)) for name in names)
+    return next(((name, x, y) for name, x, y in both if None not in (x, y) and x != y), None)
+
+def _check_same(folders, records, names, way):
+    "Raise `WrnbError` if the records of two runs differ in one of some options"
+    found = _differing(*records, names)
+    if not found: return
+    name, ours, theirs = found
+    raise WrnbError(f"not_worse_than={folders[1]} has {name}={theirs}, not {ours} as {folders[0]}: {way}")
+
+def _are_stored(records):
+    "Were all of these evaluations of a corrupted set on disk?"
+    return not {None, "made in memory"} & {r.get("source") for r in records}
+
+def _check_same_data(folders):
+    "Raise `WrnbError` if two runs say that they are about different data"
+    _check_same(folders, [_setup_of(f) for f in folders], ("data", "size"), "give a run on the same data")
+    records = [Run(f).options("evaluate") for f in folders]
+    names = ["source", "kind", "preset"] + (["data"] if _are_stored(records) else [])
+    _check_same(folders, records, names, "evaluate both on the same images")
+
+def _cells_of(figures, name):
+    "The cells that a figure is the mean over; none if it was not measured"
+    rows = figures.get("corruption_error" if name == "corruption" else name)
+    return set() if rows is None else set(zip(rows.perturbation, rows.severity.astype(float)))
+
+def _check_cells(folders, figures, name):
+    "Raise `WrnbError` unless a figure of two runs is over the same cells"
+    ours, theirs = (_cells_of(f, name) for f in figures)
+    if ours == theirs: return
+    cell, severity = min(ours ^ theirs)
+    count = f"{name} over {len(theirs)} cells, not the {len(ours)} of {folders[0]}"
+    other = f"not_worse_than={folders[1]} has {count}"
+    way = "evaluate both with the same families= and severities="
+    raise WrnbError(f"{other} ({cell} at severity {severity:g} is in one alone): {way}")
+
+def _check_comparable(folders, of, names):
+    "Raise `WrnbError` unless figures of two runs are about the same data and cells"
+    _check_same_data(folders)
+    both = [read_evaluation(f) for f in folders]
+    figures = [e._figures(_only_model(e, of, f)) for e, f in zip(both, folders)]
+    for name in names: _check_cells(folders, figures, name)
+
+
 # %% ../nbs/88_gate.ipynb #40e0e272
 def _difference(name, ours, theirs, margin):
     "A decision on how much worse an error is than another"
     (a, a_low, a_high, n), (b, b_low, b_high, m) = ours, theirs
     low, high = a - b - hypot(a - a_low, b_high - b), a - b + hypot(a_high - a, b - b_low)
     return Decision(f"{name}, worse than before by", a - b, low, high, limit=margin/100, n=min(n, m))
-
-def _same_images(folder, other):
-    "Raise `WrnbError` if two runs say that they are about different data"
-    data = [Run(f).options("setup").get("data") for f in (folder, other)]
-    if None not in data and data[0] != data[1]:
-        raise WrnbError(f"not_worse_than={other} is a run on {data[1]}, not on {data[0]}: give one on the same data")
 
 def _not_worse(figures, others, names, margin):
     "A decision for each figure that both have"
@@ -156,6 +204,7 @@ def _paired(outcomes, rows, name, margin):
 def _compared(folders, of, names, margin):
     "Decisions on the differences of two runs, paired if they are of the same images"
     check_range("margin", margin, 0, 100)
+    _check_comparable(folders, of, names)
     found, figures = _paired_outcomes(folders, of), [_figures(f, of) for f in folders]
     if found is None: return _not_worse(*figures, names, margin)
     for name in names: check_choice("max_error", name, figures[1])
@@ -189,8 +238,7 @@ def check(
     figures, limits = _figures(out, of), _limits(max_error)
     decisions = _within(figures, limits)
     if not_worse_than is not None:
-        _same_images(out, not_worse_than)
-        names = list(limits) or ["clean", "corruption"]
+        names = list(limits) or [name for name in ("clean", "corruption") if name in figures]
         decisions += _compared((out, not_worse_than), of, names, margin)
     if not decisions: raise WrnbError("there is nothing to check: give max_error= or not_worse_than=")
     return Gate(str(out), of or read_evaluation(out).models[0], decisions)
@@ -222,12 +270,22 @@ def markdown(
                     f"| {d.n} | {d.verdict}{more} |")
     return "\n".join(rows) + "\n"
 
+def _check_place(name, file):
+    "Raise `WrnbError` if a file cannot be where it is said to be"
+    path = as_path(file)
+    if path.is_dir(): raise WrnbError(f"{name}={file} cannot be written (it is a folder): name a file")
+    if path.parent.is_dir(): return
+    lacks = f"{path.parent} does not exist"
+    raise WrnbError(f"{name}={file} cannot be written ({lacks}): make it, or name another file")
+
 def save_gate(
     gate:Gate, # decisions
     junit_file:Path=None, # file for JUnit's XML
     summary:Path=None, # file that the table of Markdown is added to
 ):
-    "Write the decisions to files"
+    "Write the decisions to files; raise `WrnbError` if their folders do not exist"
+    for name, file in (("junit_file", junit_file), ("summary", summary)):
+        if file: _check_place(name, file)
     if junit_file: write_atomic(junit_file, lambda path: path.write_text(junit(gate), encoding="utf-8"))
     if not summary: return
     try:

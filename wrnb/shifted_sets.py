@@ -11,44 +11,52 @@ from dataclasses import dataclass
 import json
 import os
 from pathlib import Path
+import re
 import warnings
-from zipfile import BadZipFile
+import zlib
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 import torch
 from torch import nn
 
 from .core import WrnbError, as_path, pick_device, wilson
 from .runs import Run
+from .pictures import _centre
+from .images import _whole_numbers
 from .image_sets import ImageSet
-from .folders import _class_pictures
+from .folders import _class_pictures, _is_hidden
 from .models import as_model, logits_in, untouched
 from .sources import WNIDS
 from .inference import logits_of
-from .archives import CIFAR10, _relabelled, broken, read_array
+from .archives import (
+    _UNREADABLE, CIFAR10, _relabelled, broken, class_key, holds_pictures, read_array)
 from .corrupted_sets import _corruption_folders
 
-# %% ../nbs/69_shifted_sets.ipynb #e1596226
-_times = Counter(WNIDS.values())
-_BY_NAME = {name.casefold(): wnid for wnid, name in WNIDS.items() if _times[name] == 1}
-
-def _key(name):
-    "A class of ImageNet by its WordNet id, any other by its name"
-    return name if name in WNIDS else _BY_NAME.get(name.casefold(), name)
-
 # %% ../nbs/69_shifted_sets.ipynb #040f838f
-_TO_IMAGENET = "objectnet_to_imagenet_1k.json"
+_TO_LABEL, _TO_IMAGENET = "folder_to_objectnet_label.json", "objectnet_to_imagenet_1k.json"
+
+def _mapping(path):
+    "One of ObjectNet's files: a text for each name"
+    if not path.is_file(): raise broken(path, "is missing")
+    try: texts = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (ValueError, OSError, RecursionError) as e:
+        raise broken(path, f"cannot be read as JSON ({' '.join(str(e).split())})") from e
+    if isinstance(texts, dict) and all(isinstance(v, str) for v in texts.values()): return texts
+    raise broken(path, "does not hold a text for each name")
 
 def _objectnet(path):
     "Folder -> keys of ImageNet's classes, if ObjectNet's mappings are there"
-    found = [d/"mappings" for d in (path, path.parent) if (d/"mappings"/_TO_IMAGENET).is_file()]
+    folders = [d/"mappings" for d in (path, path.parent)]
+    found = [d for d in folders if any((d/name).exists() for name in (_TO_LABEL, _TO_IMAGENET))]
     if not found: return {}
-    def read(name): return json.loads((found[0]/name).read_text(encoding="utf-8"))
-    names, labels = read(_TO_IMAGENET), read("folder_to_objectnet_label.json")
-    def keys(label): return [_key(name.split(",")[0].strip()) for name in names[label].split("; ")]
+    labels, names = (_mapping(found[0]/name) for name in (_TO_LABEL, _TO_IMAGENET))
+    def keys(label): return [class_key(n.split(",")[0].strip()) for n in names[label].split(";")]
     return {folder: keys(label) for folder, label in labels.items() if label in names}
 
+
+# %% ../nbs/69_shifted_sets.ipynb #d5c08d49
 def _are_places(folders, classes):
     "Are folders called by the places of ImageNet's classes, as in ImageNet-V2?"
     numbers = all(f.isdecimal() and int(f) < len(WNIDS) for f in folders)
@@ -58,7 +66,7 @@ def _keys_of(path, folders, classes):
     "Folder -> keys of the classes that it stands for"
     if folders and _are_places(folders, classes): return {f: [list(WNIDS)[int(f)]] for f in folders}
     mapped = _objectnet(path)
-    return {f: mapped.get(f) or [_key(f)] for f in folders}
+    return {f: mapped.get(f) or [class_key(f)] for f in folders}
 
 def groups_of(
     path:Path, # a folder
@@ -66,9 +74,51 @@ def groups_of(
     classes:list, # the model's, by name or WordNet id
 )->dict: # folder -> places among the model's classes; empty for a class that it does not have
     "Which of the model's outputs stand for each folder"
-    place = {_key(str(c)): k for k, c in enumerate(classes)}
+    place = {class_key(str(c)): k for k, c in enumerate(classes)}
     keys = _keys_of(path, folders, list(map(str, classes)))
     return {f: [place[k] for k in own if k in place] for f, own in keys.items()}
+
+
+# %% ../nbs/69_shifted_sets.ipynb #0741ae90
+_RENAME = "name the folders by class or WordNet id, or the folder above them imagenetv2 if it is a part of it"
+
+def _is_called_v2(path):
+    "Does the name of the folder, or of the one above, say that it is ImageNet-V2?"
+    path = path.resolve()
+    return any("v2" in d.name.lower() for d in (path, path.parent))
+
+def _only_count(numbers):
+    "Do numbers count up from 0 or 1, as those of anything do?"
+    return numbers[0] <= 1 and numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+
+def _check_places(path, groups, n_classes):
+    "Raise `WrnbError` unless folders called by numbers can only be ImageNet-V2's"
+    numbers = sorted(map(int, groups))
+    if len(numbers) == len(WNIDS) or _is_called_v2(path): return
+    others = numbers[-1] < n_classes and any(own != [int(f)] for f, own in groups.items())
+    if not others and not _only_count(numbers): return
+    doubt = f"{path} has folders {numbers[0]} to {numbers[-1]}, which may number anything"
+    raise WrnbError(f"{doubt}: {_RENAME}")
+
+def _check_flat(path, files):
+    "Raise `WrnbError` if a folder called by a number holds folders"
+    deeper = [f.split("/")[0] for f in files if f.count("/") > 1]
+    for folder in filter(str.isdecimal, deeper):
+        raise WrnbError(f"{path/folder} is called by a number and holds folders: {_RENAME}")
+
+def _check_distinct(path, groups):
+    "Raise `WrnbError` if two folders stand for the same classes: no answer could tell them apart"
+    first = {}
+    for folder, own in groups.items():
+        other = first.setdefault(tuple(own), folder) if own else folder
+        if other != folder: raise WrnbError(f"{path} has {other} and {folder} for one class: join them")
+
+def _check_groups(path, files, groups, classes):
+    "Raise `WrnbError` if it is not sure which classes the folders stand for"
+    _check_flat(path, files)
+    if _are_places(groups, list(map(str, classes))): _check_places(path, groups, len(classes))
+    _check_distinct(path, groups)
+
 
 # %% ../nbs/69_shifted_sets.ipynb #be2c6c2e
 @dataclass
@@ -96,6 +146,14 @@ class Grouped(nn.Module):
         logits = logits_in(self.model(x))
         return torch.stack([logits[:, own].amax(1) for own in self.groups], 1)
 
+# %% ../nbs/69_shifted_sets.ipynb #c28e71f2
+def is_corrupted(
+    path:Path, # a folder
+)->bool:
+    "Is this a corrupted set, or was it meant to be one?"
+    ours = bool(Run(path).options("corrupt"))
+    return ours or (path/"labels.npy").is_file() or bool(_corruption_folders(path))
+
 # %% ../nbs/69_shifted_sets.ipynb #ba36f6e1
 def _warn_left_out(path, groups):
     "Warn of folders that stand for no class of the model"
@@ -109,90 +167,158 @@ def _how_named(folders, classes):
     if _are_places(folders, classes): return "numbered as in ImageNet-V2"
     return "by WordNet id" if all(f in WNIDS for f in folders) else "by name"
 
+def _answers(groups, classes):
+    "What an answer is chosen from: name -> outputs; all classes of the model if the set has one alone"
+    known = {f: own for f, own in groups.items() if own}
+    if len(known) > 1: return known
+    (folder, own), = known.items()
+    return {folder: own} | {str(c): [k] for k, c in enumerate(classes) if k not in own}
+
 def _from_folder(path, name, classes, size):
     "The set whose class folders lie in `path`"
     files = _class_pictures(path)
     own = [f.split("/")[0] for f in files]
     groups = groups_of(path, sorted(set(own)), classes)
+    _check_groups(path, files, groups, classes)
     _warn_left_out(path, groups)
-    known = [f for f, places in groups.items() if places]
-    if len(known) < 2:
-        raise WrnbError(f"{path} has {len(known)} of the model's classes: give a set with more of them")
+    known, answers = [f for f, places in groups.items() if places], _answers(groups, classes)
     kind = f"{len(known)} of the model's {len(classes)} classes, {_how_named(known, list(classes))}"
+    if len(known) == 1: kind += f", answers over all {len(classes)}"
     number = {f: k for k, f in enumerate(known)}
     kept = [(f, number[c]) for f, c in zip(files, own) if c in number]
     items, labels = [str(path/f) for f, _ in kept], [y for _, y in kept]
-    images = ImageSet(items, labels, known, [f for f, _ in kept], name, size=size)
-    return ShiftedSet(name, kind, images, [groups[f] for f in known])
+    images = ImageSet(items, labels, list(answers), [f for f, _ in kept], name, size=size)
+    return ShiftedSet(name, kind, images, list(answers.values()))
+
 
 # %% ../nbs/69_shifted_sets.ipynb #dd0e3b59
 def _class_folders(path, classes):
     "Sub-folders of a folder that stand for classes of the model"
-    folders = sorted(d.name for d in path.iterdir() if d.is_dir())
+    folders = sorted(d.name for d in path.iterdir() if d.is_dir() and not _is_hidden(d.name))
+    folders = [f for f in folders if not f.isdecimal() or holds_pictures(path/f)]
     return [f for f, own in groups_of(path, folders, classes).items() if own]
 
+def _check_not_corrupted(folder, top):
+    "Raise `WrnbError` if a folder below another one is a corrupted set"
+    if folder != top and is_corrupted(folder):
+        raise WrnbError(f"{folder} is a corrupted set: give that folder, or one without it")
+
 def _leaves(path, classes):
-    "The folders below `path`, or itself, that have at least two class folders"
+    "Folders below `path`, or itself, with class folders, and how many; a single one holds only pictures"
     for folder, dirs, _ in os.walk(path):
-        if len(_class_folders(Path(folder), classes)) < 2: continue
+        _check_not_corrupted(Path(folder), path)
+        own = _class_folders(Path(folder), classes)
+        if len(own) == 1 and holds_pictures(Path(folder)/own[0]): yield Path(folder), 1
+        if len(own) < 2: continue
         dirs.clear()  # its own sub-folders are classes
-        yield Path(folder)
+        yield Path(folder), len(own)
+
+def _check_numbered(path, classes):
+    "Raise `WrnbError` if class folders are called by numbers that mean nothing for the model"
+    for folder, dirs, _ in os.walk(path):
+        numbers = [d for d in dirs if d.isdecimal() and holds_pictures(Path(folder)/d)]
+        if len(numbers) < 2 or len(numbers) < len(dirs) or set(numbers) & set(map(str, classes)): continue
+        first, last = min(numbers, key=int), max(numbers, key=int)
+        unknown = f"{folder} has folders {first} to {last}, which are no classes of the model"
+        raise WrnbError(f"{unknown}: name them by class or WordNet id")
 
 def _from_folders(path, classes, size):
     "Every set below a folder"
     def name(leaf): return (Path(path.resolve().name)/leaf.relative_to(path)).as_posix()
-    leaves = sorted(_leaves(path, classes))
-    return [_from_folder(leaf, name(leaf), classes, size) for leaf in leaves]
+    leaves = dict(sorted(_leaves(path, classes)))
+    if max(leaves.values(), default=0) > 1:
+        return [_from_folder(d, name(d), classes, size) for d in leaves]
+    _check_numbered(path, classes)
+    return []
+
 
 # %% ../nbs/69_shifted_sets.ipynb #f60eb8fd
-def _from_array(name, pixels, labels, classes, path):
-    "The set of an array of pixels, [N, 32, 32, 3], and one of labels"
-    fits = pixels.dtype == np.uint8 and pixels.ndim == 4 and pixels.shape[3] == 3
-    if not fits or len(pixels) != len(labels):
-        raise broken(path, f"holds {pixels.dtype} {list(pixels.shape)} for {len(labels)} labels")
-    labels = _relabelled(np.asarray(labels).astype(np.int64), CIFAR10, classes, name)
-    x = torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2).contiguous()
+def _check_pixels(path, pixels, n):
+    "Raise `WrnbError` unless an array holds `n` pictures as CIFAR-10's"
+    fits = pixels.dtype == np.uint8 and pixels.shape[1:] == (32, 32, 3)
+    holds = f"holds {pixels.dtype} {list(pixels.shape)}"
+    if not fits: raise broken(path, f"{holds}, not uint8 [N, 32, 32, 3]")
+    if len(pixels) != n: raise broken(path, f"{holds} for {n} labels")
+    if not n: raise broken(path, "holds no pictures")
+
+def _checked_labels(path, labels):
+    "The labels, int64 [N]; raises `WrnbError` unless they can be CIFAR-10's"
+    real = labels.ndim == 1 and labels.dtype.kind in "iuf" and np.isfinite(labels).all()
+    whole = _whole_numbers(labels) if real else None
+    if whole is None:
+        raise broken(path, f"holds {labels.dtype} {list(labels.shape)}, not whole numbers [N]")
+    for y in whole[(whole < 0) | (whole > 9)][:1]:
+        raise broken(path, f"has label {y}, and CIFAR-10's are 0 to 9")
+    return whole.astype(np.int64)
+
+def _brought_to(pixels, size):
+    "Pixels brought to a size as pictures are"
+    if size in (None, pixels.shape[1]): return pixels
+    return np.stack([np.asarray(_centre(Image.fromarray(x), size)) for x in pixels])
+
+def _from_array(name, pixels, labels, classes, size):
+    "The set of an array of pixels, uint8 [N, 32, 32, 3], and one of CIFAR-10's labels"
+    labels = _relabelled(labels, CIFAR10, classes, name)
+    x = torch.from_numpy(np.ascontiguousarray(_brought_to(pixels, size))).permute(0, 3, 1, 2).contiguous()
     images = ImageSet(x, labels, classes, [f"{i:05d}" for i in range(len(x))], name)
     each = [[k] for k in range(len(classes))]
     return ShiftedSet(name, "CIFAR-10's ten classes, as arrays", images, each)
 
-def _archive(path, classes):
-    "The set in one of CIFAR-10.2's archives"
+
+# %% ../nbs/69_shifted_sets.ipynb #c926bec6
+_CIFAR = re.compile(r"(cifar-?10\.?[12][_.-].*?)(_data\.npy|_labels\.npy|\.npz)", re.IGNORECASE)
+
+def _found(path):
+    "Files without what their names end in -> their endings"
+    found = {}
+    files = [f for depth in ("*", "*/*", "*/*/*") for f in path.glob(depth) if _CIFAR.fullmatch(f.name)]
+    for file in sorted(f for f in files if f.is_file() and not _is_hidden(f.name)):
+        stem, end = _CIFAR.fullmatch(file.name).groups()
+        found.setdefault(file.with_name(stem), set()).add(end.lower())
+    return found
+
+def _read_archive(path):
+    "Pixels and labels in one of CIFAR-10.2's archives"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            pixels, labels = file["images"], file["labels"]
-    except (ValueError, OSError, KeyError, EOFError, BadZipFile) as e:
+        with open(path, "rb") as f:
+            file = np.load(f, allow_pickle=False)
+            if not isinstance(file, np.lib.npyio.NpzFile): raise broken(path, "is an array, not an archive")
+            return file["images"], file["labels"]
+    except (*_UNREADABLE, LookupError, NotImplementedError, RuntimeError, zlib.error) as e:
         raise broken(path, f"cannot be read ({' '.join(str(e).split())})") from e
-    return _from_array(path.stem, pixels, labels, classes, path)
 
-def _arrays(path, classes):
+def _read_pair(stem, ends):
+    "Pixels and labels, with the file that each is in"
+    if ".npz" in ends: return zip(_read_archive(file := Path(f"{stem}.npz")), (file, file))
+    files = [Path(f"{stem}_{part}.npy") for part in ("data", "labels")]
+    return zip(map(read_array, files), files)
+
+def _read_set(stem, ends, name, classes, size):
+    "The set in an archive or in two arrays"
+    (pixels, data), (labels, answers) = _read_pair(stem, ends)
+    labels = _checked_labels(answers, np.asarray(labels))
+    _check_pixels(data, pixels, len(labels))
+    return _from_array(name, pixels, labels, classes, size)
+
+def _arrays(path, classes, size=None):
     "CIFAR-10.1 and 10.2 in a folder"
-    sets = []
-    for data in sorted(path.glob("cifar10.1_*_data.npy")):
-        name = data.stem.removesuffix("_data")
-        labels = read_array(data.with_name(f"{name}_labels.npy"))
-        sets.append(_from_array(name, read_array(data), labels, classes, data))
-    return sets + [_archive(file, classes) for file in sorted(path.glob("cifar102_*.npz"))]
+    found = _found(path)
+    times = Counter(stem.name for stem in found)
+    def name(stem): return stem.name if times[stem.name] == 1 else stem.relative_to(path).as_posix()
+    return [_read_set(stem, ends, name(stem), classes, size) for stem, ends in found.items()]
 
-# %% ../nbs/69_shifted_sets.ipynb #c28e71f2
-def is_corrupted(
-    path:Path, # a folder
-)->bool:
-    "Is this a corrupted set, or was it meant to be one?"
-    ours = bool(Run(path).options("corrupt"))
-    return ours or (path/"labels.npy").is_file() or bool(_corruption_folders(path))
 
 # %% ../nbs/69_shifted_sets.ipynb #6398e891
 def shifted_sets(
-    path:Path, # CIFAR-10.1, 10.2, ImageNet-V2, -R, -A, -Sketch, ObjectNet, or any folder of classes
+    path:Path, # CIFAR-10.1, 10.2, ImageNet-V2, -R, -A, -Sketch, ObjectNet, any folder of classes
     classes:list, # the model's, by name or WordNet id
-    size:int=None, # side in pixels to which pictures are brought; None: as they are, all of one size
+    size:int=None, # side in pixels to which images are brought; None: as they are, all of one size
 )->list: # of `ShiftedSet`
     "The test sets in a folder, none if it is a corrupted set; raise `WrnbError` if one is not whole"
     path = as_path(path)
     if not path.is_dir(): raise WrnbError(f"{path} is not a folder: give that of a test set")
     if is_corrupted(path): return []
-    return _arrays(path, classes) or _from_folders(path, classes, size)
+    return _arrays(path, classes, size) + _from_folders(path, classes, size)
 
 # %% ../nbs/69_shifted_sets.ipynb #0d5ed6e7
 def _row(test, name, model, how):
