@@ -173,7 +173,8 @@ def set_up(bases):
         passes="passes per image", alpha="mean alpha", n_test="test images",
         per_cell="of them per cell", device="device", commit="commit")
     def described(base):
-        row = base.about("reva" if base.strategies else base.rows.case.iloc[-1]).copy()
+        tuned = [case for case in base.rows.case.unique() if case != "base"]
+        row = base.about("reva" if "reva" in tuned else tuned[0]).copy()
         row["alpha"], row["passes"] = f"{float(row.alpha):.2f}", f"{float(row.passes):.1f}"
         for name in ("n_train", "n_test"): row[name] = f"{row[name]:,}"
         return row[list(columns)].rename(columns)
