@@ -207,14 +207,14 @@ def rows_of(base, seeds):
 def study(name, cases, a, against, csv):
     "Fine-tune a base in all the ways, measure, and put its rows into the tables in place of old ones"
     base = Base(name, a)
-    sizes = dict(n_train=len(base.train), n_test=len(base.test))
-    about = dict(base=name) | sizes | dict(epochs=a.epochs, per_cell=a.per_cell)
+    sizes = dict(n_train=len(base.train), n_test=len(base.test), epochs=a.epochs, per_cell=a.per_cell)
     seeds = []
     for seed in a.seeds:
         seeds.append(with_seed(base, cases, seed, a.keep))
-        about |= origin("commit", "device", "threads", "torch", device=a.device)
+        where = origin("commit", "device", "threads", "torch", device=a.device)
+        about = dict(base=name) | sizes | where
         put(pd.DataFrame(figures(base, seeds, against)).assign(**about), csv, name, "case")
-        put(pd.concat(rows_of(base, seeds)).assign(**about), cells_csv(csv), name, "model")
+        put(pd.concat(rows_of(base, seeds)).assign(base=name, **where), cells_csv(csv), name, "model")
 
 
 def cells_csv(csv): return csv.with_name(f"{csv.stem}_cells.csv")
