@@ -77,7 +77,7 @@ def test_three_codes_of_autoattack(tmp_path):
     (ours, committed), = run(tmp_path, "autoattack", *models, "--n", 4, "--seeds", 0)
     assert list(ours.columns) == list(committed.columns)
     assert set(ours.code) == set(committed.code) and ours.error.max() == 1
-    assert set(ours.model) == {"published", "robust"}
+    assert set(ours.model) == set(committed.model) == {"published", "robust"}
 
 
 def commands(page, start):

@@ -627,3 +627,14 @@ def test_bad_sets_are_refused_in_one_line(tmp_path):
     broken = datasets.Dataset.from_dict(rows, features=table(1).features)
     with pytest.raises(WrnbError, match="data/0 cannot be read as an image"): hub_set(broken)
     with pytest.raises(WrnbError, match="test_share= is for folders"): load_data(f"hf:{tmp_path}", test_share=.2)
+
+
+def test_rows_that_a_transform_of_their_own_makes_stay_so(tmp_path):
+    pictures = [Image.new("RGB", (40, 40), (k,)*3) for k in range(4)]
+    ds = datasets.Dataset.from_dict(dict(image=pictures, label=list("abab")))
+    def turned(rows):
+        images = [im.resize((32, 32)) for im in rows["image"]]
+        return dict(image=images, label=[dict(a=1, b=0)[name] for name in rows["label"]])
+    for own, side, labels in ((ds, 40, [0, 1, 0, 1]), (ds.with_transform(turned), 32, [1, 0, 1, 0])):
+        images = as_images(own)
+        assert images[0][0].shape == (3, side, side) and [int(y) for _, y in images] == labels

@@ -401,3 +401,27 @@ def test_one_corruption_of_imagenet_c_is_measured_and_called_partial(fish, tmp_p
     table = pd.read_csv(tmp_path/"run/on/fog/evaluation.csv")
     assert table.severity.tolist() == [2, 3, 4, 5] and table.n.tolist() == [4, 4, 4, 2]
     assert table.n_wrong.sum() == n_wrong and f"{100*table.error.mean():.2f} %" in out
+
+
+def classes_of_pictures(root, *names, n=2):
+    "Folders of small pictures"
+    for name in names:
+        (root/name).mkdir(parents=True)
+        for k in range(n): Image.new("RGB", (32, 32), (9*k,)*3).save(root/name/f"{k}.png")
+
+
+def test_classes_that_are_called_like_corruptions_are_classes(tmp_path):
+    weather = ["frost", "rain", "rime", "snow"]
+    classes_of_pictures(tmp_path, *(f"test/{name}" for name in weather))
+    for folder in (tmp_path, tmp_path/"test"):
+        found, = shifted_sets(folder, weather, 32)
+        assert len(found) == 8
+
+
+def test_what_else_lies_beside_a_set_does_no_harm(tmp_path):
+    classes_of_pictures(tmp_path, "photos/cat", "photos/dog", "misc/dog")
+    (tmp_path/"misc/notes").mkdir()
+    (tmp_path/"model").mkdir()
+    (tmp_path/"model/config.json").write_text('{"architectures": ["ViT"]}')
+    found, = shifted_sets(tmp_path, ["cat", "dog"], 32)
+    assert len(found) == 4

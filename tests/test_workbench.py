@@ -83,9 +83,9 @@ def test_menus_choose_what_is_shown(scores):
     bench = scores.browse()
     bench.show.value, bench.label.value = "all", "8"
     assert set(scores.table.label[bench.shelf.idxs]) == {8}
-    bench.label.value, bench.pred.value = None, "3"
+    bench.label.value, bench.pred.value = "", "3"
     assert set(scores.table.pred[bench.shelf.idxs]) == {3}
-    bench.show.value, bench.pred.value, bench.confused.value = "weak", None, "8"
+    bench.show.value, bench.pred.value, bench.confused.value = "weak", "", "8"
     shelf = bench.shelf
     assert shelf.idxs and all(shelf.asker.confusions(i).index[0] == "8" for i in shelf.idxs)
     bench.severity.value = 5

@@ -216,7 +216,8 @@ def _corruption_folders(path):
     if _is_corruption(own) and _severities_in(path): return {own: path}
     dirs = [d for family in ("", *CORRUPTIONS, "extra") for d in sorted((path/family).glob("*/"))]
     dirs = [d for d in dirs if _is_corruption(d.name)]
-    return {d.name: d for d in dirs if _severities_in(d) or not any(d.glob("*/"))}
+    def is_empty(d): return not any(d.glob("*/")) and not holds_pictures(d)
+    return {d.name: d for d in dirs if _severities_in(d) or is_empty(d)}
 
 def check_families(
     families:tuple, # asked for; None takes all

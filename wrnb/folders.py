@@ -263,7 +263,7 @@ def _size_and_reason(size, model_size):
 
 
 def load_data(
-    name:str, # "digits", "cifar10", "cifar100", "hf:NAME" (or "hf:NAME:CONFIG[IMAGE,LABEL]"), or a folder with train/ and test/ (or val/)
+    name:str, # "digits", "cifar10", "cifar100", "hf:NAME:CONFIG[IMAGE,LABEL]", or a folder with train/, test/ (or val/)
     size:int=None, # side in pixels for a folder's pictures; None takes the median of their shorter sides, at most 224
     limit:int=None, # number of training images to keep, drawn with seed 0
     test_limit:int=None, # number of test images to keep, drawn with seed 0

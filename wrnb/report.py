@@ -90,7 +90,7 @@ from wrnb.gallery import class_pictures
 from wrnb.loop import Loop
 import wrnb.figures, wrnb.reliability, wrnb.sections, wrnb.words  # give Findings and Evaluation their methods
 
-run = Path.cwd()  # this notebook lies in the run folder""", """\
+run = globals().get("run") or Path.cwd()  # this notebook lies in the run folder""", """\
 found = Findings(Loop(run))
 evaluation, scores = found.evaluation, found.scores
 found"""
@@ -103,7 +103,7 @@ CELLS = {
         "evaluation.plot_heat()",
         "best = evaluation.best_model()\nif best: display(evaluation.plot_heat(best))",
         "if best and evaluation.outcomes is not None: display(evaluation.plot_forest())",
-        "if best: display(evaluation.plot_trade_off())",
+        "if best and 'clean' in evaluation.headlines(): display(evaluation.plot_trade_off())",
         "evaluation.by_corruption()"),
     "Attacks": ("evaluation.plot_attack_curves()", "evaluation.attacks()"),
     "Calibration": ("evaluation.plot_calibration()", "evaluation.calibration_by()"),

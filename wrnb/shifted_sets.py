@@ -147,12 +147,15 @@ class Grouped(nn.Module):
         return torch.stack([logits[:, own].amax(1) for own in self.groups], 1)
 
 # %% ../nbs/69_shifted_sets.ipynb #c28e71f2
+def _looks_corrupted(path):
+    "Has a folder the layout of a corrupted set?"
+    return (path/"labels.npy").is_file() or bool(_corruption_folders(path))
+
 def is_corrupted(
     path:Path, # a folder
 )->bool:
     "Is this a corrupted set, or was it meant to be one?"
-    ours = bool(Run(path).options("corrupt"))
-    return ours or (path/"labels.npy").is_file() or bool(_corruption_folders(path))
+    return bool(Run(path).options("corrupt")) or _looks_corrupted(path)
 
 # %% ../nbs/69_shifted_sets.ipynb #ba36f6e1
 def _warn_left_out(path, groups):
@@ -200,7 +203,7 @@ def _class_folders(path, classes):
 
 def _check_not_corrupted(folder, top):
     "Raise `WrnbError` if a folder below another one is a corrupted set"
-    if folder != top and is_corrupted(folder):
+    if folder != top and _looks_corrupted(folder):
         raise WrnbError(f"{folder} is a corrupted set: give that folder, or one without it")
 
 def _leaves(path, classes):
@@ -208,7 +211,8 @@ def _leaves(path, classes):
     for folder, dirs, _ in os.walk(path):
         _check_not_corrupted(Path(folder), path)
         own = _class_folders(Path(folder), classes)
-        if len(own) == 1 and holds_pictures(Path(folder)/own[0]): yield Path(folder), 1
+        others = [Path(folder)/d for d in dirs if not _is_hidden(d)]
+        if len(own) == 1 and all(map(holds_pictures, others)): yield Path(folder), 1
         if len(own) < 2: continue
         dirs.clear()  # its own sub-folders are classes
         yield Path(folder), len(own)

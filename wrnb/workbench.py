@@ -79,7 +79,7 @@ class Workbench:
 @patch
 def _make_menus(self:Workbench):
     "Menus that choose what is shown"
-    names = [("any", None), *((name, name) for name in self.shelf.classes)]  # a class may be called any
+    names = [("any", ""), *((name, name) for name in self.shelf.classes)]  # a class may be called any
     self.show = _menu(self.w, "show", SHOWN)
     self.show.value = self.shelf.show
     self.label, self.pred = _menu(self.w, "label", names), _menu(self.w, "predicted", names)
@@ -135,7 +135,7 @@ def _typed(self:Workbench, before, now):
 @patch
 def _choose(self:Workbench):
     "Show what the menus say"
-    self.shelf.choose(self.show.value, *(menu.value for menu in self._classes))
+    self.shelf.choose(self.show.value, *(menu.value or None for menu in self._classes))
     self.draw()
 
 # %% ../nbs/47_workbench.ipynb #89d4285c
