@@ -151,7 +151,7 @@ def readable(
     ds, # with the columns image and label, as `image_and_label` gives it
 ): # itself, if its images are pictures and its labels integers already
     "A set of Hugging Face's as (image, label) that the room of images understands"
-    if ds.format["type"] == "custom": return ds  # the rows are what its own transform makes of them
+    if getattr(ds, "format", {}).get("type") == "custom": return ds  # the rows are what its own transform makes of them
     label, image = ds.features["label"], ds.features["image"]
     known = not (_is_text(label) or _dtype(label).startswith(("float", "double")) or _array_type(image))
     return ds if known else Rows(ds)
