@@ -425,7 +425,6 @@ def test_a_comparison_that_cannot_be(run, model, tmp_path, capsys):
     wrnb("score", "digits", *SIZE, "--model", model, "--n-neighbors", "2", "--out", tmp_path/"new", "--device", "cpu")
     assert "new was not evaluated" in complaint(capsys, "report", run, tmp_path/"new")
     assert "--notebook is of one run" in complaint(capsys, "report", run, run, "--notebook")
-    assert "--notebook is of one run" in complaint(capsys, "report", run, "--notebook", run)
 
 
 # --- in a browser ---------------------------------------------------------------------------------

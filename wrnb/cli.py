@@ -238,7 +238,7 @@ def _obey(name, words):
     named = {argument: flag for argument, flag in flags.items() if flag != "DATA"}
     def translated(message): return _one_line(_in_options(str(message), named))
     warnings.showwarning = _warner(translated)
-    given = vars(_parser(name, command, flags).parse_intermixed_args(words))
+    given = vars(_parser(name, command, flags).parse_args(words))
     try:
         with wrnb.runs.asked_by(shlex.join(["wrnb", name, *words])): return _run_with(command, given) or 0
     except wrnb.core.WrnbError as e:
