@@ -124,16 +124,13 @@ def holds_pictures(
 def picture_ids(
     folder:Path, # of a severity
     classes:list, # names of their sub-folders
-    whole:bool, # must each class have some?
 )->list: # class/file
     "Ids of the pictures, class by class"
     ids = []
     for c in classes:
         if not is_name(c): raise broken(folder/c, "would lie elsewhere")
         names = os.listdir(folder/c) if (folder/c).is_dir() else []
-        pictures = sorted(filter(_is_picture, names))
-        if whole and not pictures: raise broken(folder/c, "is missing or holds no images")
-        ids += [f"{c}/{name}" for name in pictures]
+        ids += [f"{c}/{name}" for name in sorted(filter(_is_picture, names))]
     return ids
 
 # %% ../nbs/66_archives.ipynb #54f8cb39
@@ -147,10 +144,9 @@ def check_same_pictures(
     first:Path, # the folder to compare with
     ids:list, # of the pictures there
     classes:list, # names of the sub-folders
-    whole:bool, # must each class have some?
 ):
     "Raise `WrnbError` unless both folders have the same pictures, of one size"
-    other = set(picture_ids(folder, classes, whole)) ^ set(ids)
+    other = set(picture_ids(folder, classes)) ^ set(ids)
     for i in sorted(other)[:1]: raise broken((folder if i in ids else first)/i, "is missing")
     _check_size(folder, ids, first/ids[0])
 
@@ -246,7 +242,7 @@ def _class_folders(folders):
 def _pictures_there(cells, places):
     "The ids of all pictures, class by class, and of each cell which of them it has"
     known = sorted(places, key=places.get)
-    own = {cell: picture_ids(folder, known, whole=False) for cell, folder in cells.items()}
+    own = {cell: picture_ids(folder, known) for cell, folder in cells.items()}
     ids = sorted(set().union(*own.values()), key=lambda i: (places[i.partition("/")[0]], i))
     number = {i: k for k, i in enumerate(ids)}
     return ids, {cell: np.array([number[i] for i in found], int) for cell, found in own.items()}
@@ -290,9 +286,9 @@ def read_folders(
     first = next(iter(cells.values()))[0]
     if classes: class_order(own, classes, str(first))
     classes = list(classes or own)
-    ids = picture_ids(first, classes, whole=False)
+    ids = picture_ids(first, classes)
     if not ids: raise broken(first, "holds no images")
-    for folder in sum(cells.values(), []): check_same_pictures(folder, first, ids, classes, whole=False)
+    for folder in sum(cells.values(), []): check_same_pictures(folder, first, ids, classes)
     number = {c: k for k, c in enumerate(classes)}
     labels = np.array([number[i.rpartition("/")[0]] for i in ids])
     return dict(files=cells, labels=labels, classes=classes, ids=ids)

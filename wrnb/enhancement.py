@@ -18,7 +18,6 @@ import warnings
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
 from fastcore.foundation import L
-import numpy as np
 import torch
 from torch.utils.data import Dataset
 

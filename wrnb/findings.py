@@ -8,7 +8,6 @@ __all__ = ['countable', 'Findings', 'as_words', 'listed', 'counted', 'with_inter
 # %% ../nbs/81_findings.ipynb #0ccf4572
 import re
 from dataclasses import replace
-from pathlib import Path
 
 from fastcore.basics import patch
 import pandas as pd
@@ -111,7 +110,9 @@ def guide_of(self:Findings,
 )->pd.DataFrame: # no rows if nothing guided it
     "What guided a strategy: its guide.csv, or the shares in config.json, in percent"
     path = self.run/strategy/"guide.csv"
-    if path.is_file(): return read_table(path).set_index(read_table(path).columns[0])
+    if path.is_file():
+        table = read_table(path)
+        return table.set_index(table.columns[0])
     shares = self.run.options(f"enhance {strategy}").get("guided_by") or {}
     names = pd.Index([_kind(name) for name in shares], name="trained with")
     return pd.DataFrame({"share (%)": [100.*s for s in shares.values()]}, index=names)

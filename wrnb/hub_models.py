@@ -6,7 +6,6 @@
 __all__ = ['Preparation', 'AtSize', 'preparation_of', 'hub_facts', 'hub_network']
 
 # %% ../nbs/20_hub_models.ipynb #f0e1ef68
-from itertools import product
 import math, re
 from typing import NamedTuple
 

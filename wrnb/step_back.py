@@ -18,7 +18,7 @@ from .estimation import design
 from .measurement import Clean, wrong_under
 from .averaging import interpolate
 from .guidance import PROTOCOLS
-from .strategies import NOT_FOR_CORRUPTIONS, STRATEGIES, _is_large
+from .strategies import NOT_FOR_CORRUPTIONS, _is_large
 
 # %% ../nbs/64_step_back.ipynb #41ae2c31
 def _labels(ds):
