@@ -165,6 +165,8 @@ def pick_preset(
 # %% ../nbs/40_corruptions.ipynb #4f12691a
 _MAKERS = dict(MAKERS)  # name -> function of (images, constants, keys); C-bar's come from their room
 
+_ON_LEVELS = {"impulse_noise", "shot_noise", "fog"}  # take grey levels and return them
+
 def _corruption(f):
     "Enter a corruption in the table under its function's name, without the underscore"
     _MAKERS[f.__name__[1:]] = f
@@ -222,7 +224,7 @@ def _impulse_noise(x, c, keys):
     u = uniform(keys, x.shape[1:])
     white = torch.lt(u, c/2, out=torch.empty_like(x))
     kept = torch.ge(u, c, out=u)
-    return x.mul_(kept).add_(white)
+    return x.mul_(kept).add_(white, alpha=255)
 
 # %% ../nbs/40_corruptions.ipynb #5ea6c853
 @lru_cache(maxsize=16)
@@ -236,20 +238,34 @@ def _photons(c, device, bins=1024):
     table = low.where(low == torch.searchsorted(cdf, edges[:, 1:].contiguous()), -1)
     return (cdf + level[:, None]).flatten().to(device), table.int().flatten().to(device), len(k)
 
-def _poisson(level, u, c):
-    "Poisson counts of mean `c*level/255` for uniform `u`; `level` holds integers, 0 to 255"
-    stairs, table, steps = _photons(c, level.device)
-    n = table.take(level*1024 + (u*1024).long())
-    open_ = (n < 0).nonzero(as_tuple=True)
-    l = level[open_]
-    n[open_] = (torch.searchsorted(stairs, l + u[open_].double(), right=True) - l*steps).int()
-    return n
+def _climb(level, u, c):
+    "Poisson counts of mean `c*level/255` for uniform `u`, step by step; `level` holds whole numbers, 0 to 255"
+    stairs, _, steps = _photons(c, level.device)
+    return torch.searchsorted(stairs, level.double() + u, right=True) - level*steps
 
 # %% ../nbs/40_corruptions.ipynb #8e52fa20
+def _developed(photons, c):
+    "The grey levels that counts of photons become"
+    return _truncate(photons/c).mul_(255).round_()
+
+@lru_cache(maxsize=16)
+def _grain(c, device):
+    "The grey level for each brightness and bin of u; -1: look it up"
+    photons = _photons(c, device)[1]
+    return _developed(photons, c).where(photons >= 0, -1)
+
+def _places(mask):
+    "Where a flat mask holds; NumPy finds that faster"
+    return torch.from_numpy(np.flatnonzero(mask.numpy())) if mask.device.type == "cpu" else mask.nonzero()[:, 0]
+
 @_corruption
 def _shot_noise(x, c, keys):
-    u = uniform(keys, x.shape[1:])
-    return _poisson((x*255).round().long(), u, c)/c
+    level, u = x.flatten(), uniform(keys, x.shape[1:]).flatten()
+    bins = (u*1024).floor_().add_(level, alpha=1024).int()
+    seen = _grain(c, x.device).index_select(0, bins)
+    open_ = _places(seen < 0)
+    seen[open_] = _developed(_climb(level[open_], u[open_], c), c)
+    return seen.view_as(x)
 
 # %% ../nbs/40_corruptions.ipynb #4f3328bc
 @_corruption
@@ -398,9 +414,9 @@ def _woven(a, b, c, d):
     above, below = (torch.view_as_real(torch.complex(*pair)).flatten(-2) for pair in ((a, b), (c, d)))
     return torch.stack([above, below], 2).flatten(1, 2)
 
-def _halved(corner, u, wibble):
+def _halved(corner, u):
     "A plasma with a point more between any two; `u` are the random steps"
-    def between(total, own): return total.div_(4).add_(own*wibble**2)
+    def between(total, own): return total.div_(4).add_(own)
     next_row, next_column = corner.roll(-1, 1), corner.roll(-1, 2)
     square = corner + next_row
     centre = between(square.roll(-1, 2).add_(square), u[:, 1::2, 1::2])
@@ -408,14 +424,24 @@ def _halved(corner, u, wibble):
     below = between(centre.roll(1, 2).add_(centre).add_(corner).add_(next_row), u[:, 1::2, ::2])
     return _woven(corner, right, below, centre)
 
+def _distances(side):
+    "The distances between a plasma's points after each halving, from half its side to 1"
+    return [side >> i for i in range(1, side.bit_length())]
+
+@lru_cache(maxsize=32)
+def _step_sizes(side, decay, device):
+    "The largest random step at each point of a plasma, [side, side]; a halving divides its root by `decay`"
+    wibbles = [100.]
+    for _ in _distances(side)[1:]: wibbles.append(wibbles[-1]/decay)
+    sizes = torch.empty(side, side)
+    for distance, wibble in [*zip(_distances(side), wibbles)][::-1]: sizes[::distance, ::distance] = wibble**2
+    return sizes.to(device)
+
 def _plasma(keys, side, decay):
-    "Plasma fractals [N, side, side] in [0,1]; `decay` divides the random step at each halving"
-    u = uniform(keys, (side, side), -1, 1)
+    "Plasma fractals [N, side, side] in [0,1]; `decay` makes the random steps shrink at each halving"
+    u = uniform(keys, (side, side), -1, 1).mul_(_step_sizes(side, decay, keys.device))
     m = torch.zeros(*keys.shape, 1, 1, device=keys.device)
-    step, wibble = side//2, 100.
-    while step:
-        m = _halved(m, u[:, ::step, ::step], wibble)
-        step, wibble = step//2, wibble/decay
+    for distance in _distances(side): m = _halved(m, u[:, ::distance, ::distance])
     m -= m.amin((1, 2), keepdim=True)
     return m.div_(m.amax((1, 2), keepdim=True))
 
@@ -425,8 +451,9 @@ def _fog(x, c, keys):
     weight, decay = c
     h, w = x.shape[2:]
     side, top = 2**(max(h, w)-1).bit_length(), x.amax((1, 2, 3), keepdim=True)
-    haze = _plasma(keys, side, decay)[:, None, :h, :w].mul_(weight)
-    for xi, hi, ti in _chunks(x, haze, top): xi.add_(hi).mul_(ti).div_(ti + weight)
+    haze = _plasma(keys, side, decay)[:, None, :h, :w].mul_(255*weight)
+    share = top/(top + 255*weight)
+    for xi, hi, si in _chunks(x, haze, share): xi.add_(hi).mul_(si).add_(1e-3).floor_()
     return x
 
 # %% ../nbs/40_corruptions.ipynb #e16249b8
@@ -534,15 +561,21 @@ def _bags(x, pixels, first):
     "Sums of the rows `pixels` of `x`, from each of `first` to the next"
     return F.embedding_bag(pixels, x, first, mode="sum")
 
+@lru_cache(maxsize=64)
+def _stacked(planes, size, small, device):
+    "The boxes' pixels, and where each begins, in several planes of `size` rows that stand one below the other"
+    pixels, first, _, _ = _boxes(size, small, device)
+    plane = torch.arange(planes, device=device)[:, None]
+    return (plane*size + pixels).flatten(), (plane*len(pixels) + first).flatten()
+
 @_corruption
 def _pixelate(x, c, out):
     n, _, h, w = x.shape
-    (down, top, rows, up), (right, left, cols, across) = (_boxes(s, int(s*c), x.device) for s in (h, w))
-    channel = torch.arange(n*3, device=x.device)[:, None]
-    total = _bags(x.reshape(-1, w), (channel*h + down).flatten(), (channel*len(down) + top).flatten())
-    small = _bags(total.t().contiguous(), right, left).view(len(left), n*3, len(top))
+    (_, _, rows, up), (right, left, cols, across) = (_boxes(s, int(s*c), x.device) for s in (h, w))
+    total = _bags(x.reshape(-1, w), *_stacked(n*3, h, len(rows), x.device))
+    small = _bags(total.t().contiguous(), right, left).view(len(cols), n*3, len(rows))
     small.div_(rows*cols[:, None, None]).add_(.5).floor_().div_(255)
-    wide = small.index_select(0, across).view(w, -1).t().reshape(n*3, len(top), w)
+    wide = small.index_select(0, across).view(w, -1).t().contiguous().view(n*3, len(rows), w)
     torch.index_select(wide, 1, up, out=out.view(n*3, h, w))
 
 # %% ../nbs/40_corruptions.ipynb #201ed5e9
@@ -682,6 +715,7 @@ def _corrupt_piece(x, name, severity, c, seed, out):
     x = check_pixels(x).detach().float().contiguous().mul(255).round_()
     if name in _ON_BYTES: return _MAKERS[name](x, c, out)
     keys = None if name in _STILL else fold_in(_keys_of_levels(x.flatten(1), seed), name, severity)
+    if name in _ON_LEVELS: return torch.div(_MAKERS[name](x, c, keys), 255, out=out)
     x.div_(255)
     _truncate(_MAKERS[name](x, c, keys), out)
 

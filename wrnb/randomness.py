@@ -27,20 +27,46 @@ def _xorshift(z, k):
     return z.bitwise_xor_((z >> k).bitwise_and_((1 << 64-k) - 1))
 
 # %% ../nbs/03_randomness.ipynb #a1b5ab19
-def _mix(z):
+def _mix_in_torch(z):
     "SplitMix64's finaliser, in place on int64 (overflow wraps)"
     first, second = _MULTIPLIERS
     z = _xorshift(z, 30).mul_(first)
     z = _xorshift(z, 27).mul_(second)
     return _xorshift(z, 31)
 
+def _mix_in_place(z, room):
+    "The same, of uint64 in NumPy; `room` is of the same shape"
+    for shift, multiplier in zip((30, 27), _MULTIPLIERS):
+        np.bitwise_xor(z, np.right_shift(z, shift, out=room), out=z)
+        np.multiply(z, np.uint64(multiplier % 2**64), out=z)
+    return np.bitwise_xor(z, np.right_shift(z, 31, out=room), out=z)
+
+def _on_few_threads(device):
+    "Is NumPy, which has no threads of its own, the faster one?"
+    return device.type == "cpu" and torch.get_num_threads() <= 2
+
+def _mix(z):
+    "SplitMix64's finaliser, in place on int64"
+    if not _on_few_threads(z.device): return _mix_in_torch(z)
+    words = z.numpy().view(np.uint64)
+    _mix_in_place(words, np.empty_like(words))
+    return z
+
 # %% ../nbs/03_randomness.ipynb #1eb1dc4a
-def _as_int64(part, device):
+def _as_int64(part):
     "A stream's name or number as an int64 tensor"
+    if isinstance(part, torch.Tensor): return part
     if isinstance(part, str):
         part = int.from_bytes(hashlib.blake2b(part.encode(), digest_size=8).digest(), "big")
-    if not isinstance(part, torch.Tensor): part = torch.tensor(_int64(int(plain_number(part))))
-    return part.to(device)
+    return torch.tensor(_int64(int(plain_number(part))))
+
+@lru_cache(maxsize=1024)
+def _mixed_once(part): return _mix(_as_int64(part) + _GAMMA).item()
+
+def _mixed(part, device):
+    "A stream's name or number, mixed: a tensor of them, or a whole number that is worked out once"
+    if isinstance(part, torch.Tensor): return _mix(part.to(device) + _GAMMA)
+    return _mixed_once(part)
 
 # %% ../nbs/03_randomness.ipynb #89dd79b3
 def fold_in(
@@ -48,7 +74,7 @@ def fold_in(
     *parts:int|str|torch.Tensor, # what the new stream is for; integer tensors broadcast against `keys`
 )->torch.Tensor: # int64
     "Keys of new, independent streams: one for each key and each value of `parts`"
-    for part in parts: keys = _mix(keys ^ _mix(_as_int64(part, keys.device) + _GAMMA))
+    for part in parts: keys = _mix(keys ^ _mixed(part, keys.device))
     return keys
 
 # %% ../nbs/03_randomness.ipynb #149c5bf0
@@ -69,9 +95,9 @@ def _weighted(levels, weights):
 # %% ../nbs/03_randomness.ipynb #24930bfe
 def _blocks(x):
     "Slices of rows and columns that cut a matrix into blocks which fit into a processor's cache; one on a GPU"
-    most = 2**16 if x.device.type == "cpu" else x.numel()
-    width = max(1, min(x.shape[1], most))
-    height = max(1, most//width)
+    on_cpu = x.device.type == "cpu"
+    width = max(1, min(x.shape[1], 2**16 if on_cpu else x.numel()))
+    height = max(1, 2**19//width) if on_cpu else max(1, len(x))
     corners = [(i, j) for i in range(0, len(x), height) for j in range(0, x.shape[1], width)]
     return [(slice(i, i+height), slice(j, j+width)) for i, j in corners]
 
@@ -96,13 +122,6 @@ def _keys_of_levels(levels, seed):
 # %% ../nbs/03_randomness.ipynb #bcf889ab
 _BLOCK = 2**14  # numbers at once: these fit into a processor's cache
 
-def _mix_in_place(z, room):
-    "As `_mix`, of uint64 in NumPy; `room` is of the same shape"
-    for shift, multiplier in zip((30, 27), _MULTIPLIERS):
-        np.bitwise_xor(z, np.right_shift(z, shift, out=room), out=z)
-        np.multiply(z, np.uint64(multiplier % 2**64), out=z)
-    return np.bitwise_xor(z, np.right_shift(z, 31, out=room), out=z)
-
 def _fill_words(words, keys, steps, z, room):
     "24-bit integers of some keys and steps, float32 [keys, 2, steps]"
     z = _mix_in_place(np.add(keys[:, None], steps, out=z), room)
@@ -125,7 +144,7 @@ def _words_in_blocks(keys, n):
 def _words(keys, shape):
     "24-bit integers in two rows that together fill `shape` (and at most one more), for each key: [*keys.shape, 2, n]"
     n = (prod(shape) + 1)//2
-    if keys.device.type == "cpu" and torch.get_num_threads() <= 2:
+    if _on_few_threads(keys.device):
         return _words_in_blocks(keys.flatten(), n).view(*keys.shape, 2, n)
     z = _mix(keys[..., None] + _steps(n, keys.device))
     words = torch.empty(*keys.shape, 2, n, device=keys.device)
