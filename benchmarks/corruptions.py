@@ -48,9 +48,7 @@ def pixels(images): return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2
 
 def coding(x):
     "JPEG alone, as `corrupt` has it coded and decoded"
-    r, g, b = (x*255).round().int().unbind(1)
-    quality = _constants("jpeg_compression", "imagenet-c")[2]
-    return _jpeg((r + 256*g + 65536*b).numpy(), quality)
+    return _jpeg((x*255).round_(), _constants("jpeg_compression", "imagenet-c")[2])
 
 
 def convolution(x):

@@ -315,9 +315,9 @@ def _glass_blur(x, c, keys):
 # %% ../nbs/40_corruptions.ipynb #db916a52
 def _add_shifted(out, views, a, b, weight): out.add_(views[:, a, b], alpha=weight)
 
-def _smear(x, radius, sigma, angle):
-    "Blur along a line: `radius` and `sigma` in pixels, `angle` [N] in degrees"
-    (n, _, h, w), radius = x.shape, int(radius)
+def _smear_at_once(x, radius, sigma, angle):
+    "As `_smear`, of a few images"
+    n, _, h, w = x.shape
     i = torch.arange(2*radius + 1, device=x.device)
     weight = torch.exp(-.5*(i/sigma)**2)
     angle = angle.double().deg2rad()[:, None]
@@ -332,6 +332,14 @@ def _smear(x, radius, sigma, angle):
         else:  # large images on a CPU: no copy
             for args in zip(out, views, a.tolist(), b.tolist(), k.tolist()): _add_shifted(*args)
     return out
+
+def _smear(x, radius, sigma, angle):
+    "Blur along a line: `radius` and `sigma` in pixels, `angle` [N] in degrees"
+    (n, c, h, w), radius = x.shape, int(radius)
+    padded = c*(h + 4*radius)*(w + 4*radius)
+    images = max(1, 3*2**19//padded) if x.device.type == "cpu" else n  # so that they fit into a cache
+    parts = zip(x.split(images), angle.split(images))
+    return torch.cat([_smear_at_once(some, radius, sigma, theirs) for some, theirs in parts])
 
 @_corruption
 def _motion_blur(x, c, keys): return _smear(x, *c, uniform(keys, (), -45, 45))
@@ -579,30 +587,36 @@ def _pixelate(x, c, out):
     torch.index_select(wide, 1, up, out=out.view(n*3, h, w))
 
 # %% ../nbs/40_corruptions.ipynb #201ed5e9
+def _encode_pillow(levels, quality):
+    "JPEG files of grey levels [N, 3, h, w], as bytes in memory"
+    packed = torch.add(levels[:, 0], levels[:, 1], alpha=256).add_(levels[:, 2], alpha=65536)
+    files = [BytesIO() for _ in levels]
+    for pixels, file in zip(packed.int().cpu().numpy(), files):
+        image = Image.frombuffer("RGBX", pixels.shape[::-1], pixels, "raw", ("RGBX", 0, 1))
+        image.save(file, "JPEG", quality=quality)
+    return [torch.frombuffer(file.getbuffer(), dtype=torch.uint8) for file in files]
+
+def _encode_torchvision(levels, quality):
+    "The same files, byte for byte"
+    return torchvision_io.encode_jpeg(list(levels.byte().cpu()), quality)
+
 def _decode_pillow(file):
     "The bytes [3, h, w] of a JPEG"
-    return torch.from_numpy(np.array(Image.open(file))).permute(2, 0, 1)
+    return torch.from_numpy(np.array(Image.open(BytesIO(file.numpy())))).permute(2, 0, 1)
 
-def _decode(files):
-    "The bytes [3, h, w] of each JPEG"
-    if not hasattr(torchvision_io, "decode_jpeg"): return [_decode_pillow(f) for f in files]
-    return torchvision_io.decode_jpeg([torch.frombuffer(f.getbuffer(), dtype=torch.uint8) for f in files])
-
-def _jpeg(pixels, quality):
-    "Encode and decode images: int32 [N, h, w], r + 256 g + 65536 b, to bytes [3, h, w] each"
-    files = [BytesIO() for _ in pixels]
-    for p, f in zip(pixels, files):
-        image = Image.frombuffer("RGBX", p.shape[::-1], p, "raw", ("RGBX", 0, 1))
-        image.save(f, "JPEG", quality=quality)
-    return _decode(files)
+def _jpeg(levels, quality):
+    "Encode and decode images, grey levels [N, 3, h, w]: bytes [3, h, w] each"
+    by_torchvision, small = hasattr(torchvision_io, "decode_jpeg"), levels[0, 0].numel() < 2**13
+    encode = _encode_torchvision if by_torchvision and small else _encode_pillow
+    files = encode(levels, quality)
+    return torchvision_io.decode_jpeg(files) if by_torchvision else [_decode_pillow(f) for f in files]
 
 # %% ../nbs/40_corruptions.ipynb #4cde5344
 @_corruption
 def _jpeg_compression(x, c, out):
-    pixels = torch.add(x[:, 0], x[:, 1], alpha=256).add_(x[:, 2], alpha=65536).int().cpu().numpy()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
-        for o, y in zip(out, _jpeg(pixels, c)): torch.div(y.to(o.device), 255, out=o)
+        for o, y in zip(out, _jpeg(x, c)): torch.div(y.to(o.device), 255, out=o)
 
 # %% ../nbs/40_corruptions.ipynb #30fcf382
 @lru_cache(maxsize=32)
@@ -725,10 +739,14 @@ def _constants(name, preset):
     if name == "frost": return [(*c, _FROST_SCALE[preset]) for c in CONSTANTS[name][preset]]
     return CONSTANTS[name][preset]
 
+def _at_once(name, device):
+    "How many pixels to corrupt at once"
+    if device.type != "cpu": return 2**23
+    return 2**18 if name in _STILL else 2**19  # drawing numbers is the cheaper the more there are
+
 def _corrupt_with(x, name, severity, constants, seed):
     "Corrupt a batch with these constants, in pieces"
-    pixels = 2**18 if x.device.type == "cpu" else 2**23  # at once
-    images = max(1, pixels//x[0, 0].numel())
+    images = max(1, _at_once(name, x.device)//x[0, 0].numel())
     out = _room_for(x, colours_last=name == "jpeg_compression")
     for xb, ob in zip(x.split(images), out.split(images)):
         _corrupt_piece(xb, name, severity, constants, seed, out=ob)
