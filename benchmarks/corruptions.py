@@ -5,11 +5,13 @@
 Both get the same images (two photographs, in turn), each in the form it takes: ours a batch of floats,
 imagecorruptions bytes, one after the other; only 2 of them if it needs more than half a second each (glass blur at
 224 px). imagecorruptions has ImageNet-C's constants only, so ours gets imagenet-c at every size, for the same work.
-Best of 3 to 20 rounds, taken in turn. Run it on a machine that does nothing else: with more processes than cores,
-two threads wait for each other. If there is a GPU, images per second are printed as well. `ms_floor` is what the one
-step takes that cannot be left out, alone and in the same rounds: libjpeg's coding and decoding for jpeg_compression,
-the convolution with a disk for defocus_blur, reading and writing every pixel three times (to grey levels, to boxes,
-back) for pixelate. Writes benchmarks/corruptions.csv; the table of ratios comes last.
+Best of 3 to 20 rounds, taken in turn. With one thread the clock is the processor's, which stands still while other
+programs run; two threads need a machine that does nothing else, since they wait for each other. If there is a GPU,
+images per second are printed as well. `ms_floor` is what the one step takes that cannot be left out, alone and in the
+same rounds: libjpeg's coding and decoding for jpeg_compression, the convolution with a disk for defocus_blur, the
+plasma fractals for fog, keys and random numbers for gaussian_noise and impulse_noise, and for pixelate reading and
+writing every pixel three times (to grey levels, to boxes, back). Writes benchmarks/corruptions.csv, in which rows of
+other sizes and threads stay as they are; the table of ratios comes last.
 """
 import importlib, sys, time, warnings
 
@@ -20,19 +22,27 @@ from PIL import Image
 from sklearn.datasets import load_sample_image
 
 from common import HERE, add_options, origin, parser, seconds, write_csv
-from wrnb.corruptions import CORRUPTIONS, _constants, _disk, _filter, _jpeg, corrupt
+from wrnb.corruptions import CORRUPTIONS, _at_once, _constants, _disk, _filter, _jpeg, _plasma, corrupt
+from wrnb.randomness import image_keys, normal, uniform
 
 sys.path.insert(0, str(HERE.parent/"tests"))
 warnings.filterwarnings("ignore")
 NAMES = sum(CORRUPTIONS.values(), [])
 
 
-def best(*fs, least=3, most=20, limit=2):
+def processor_seconds(f):
+    "The seconds that a call keeps the processor busy"
+    start = time.process_time()
+    f()
+    return time.process_time() - start
+
+
+def best(*fs, clock=seconds, least=3, most=20, limit=2):
     """Seconds of each function, the best of several rounds, taken in turn so that a busy moment hits all; the first
     round warms up"""
-    rounds, start = [], time.perf_counter()
-    while len(rounds) <= least or (len(rounds) <= most and time.perf_counter() - start < limit):
-        rounds.append([seconds(f) for f in fs])
+    rounds = []
+    while len(rounds) <= least or (len(rounds) <= most and np.sum(rounds) < limit):
+        rounds.append([clock(f) for f in fs])
     return [min(times) for times in zip(*rounds[1:])]
 
 
@@ -62,7 +72,14 @@ def copies(x):
     return x
 
 
-FLOORS = dict(jpeg_compression=coding, defocus_blur=convolution, pixelate=copies)
+def fractals(x):
+    "Fog's plasma fractals alone"
+    return _plasma(image_keys(x), 2**(x.shape[3]-1).bit_length(), _constants("fog", "imagenet-c")[2][1])
+
+
+FLOORS = dict(jpeg_compression=coding, defocus_blur=convolution, pixelate=copies, fog=fractals,
+              gaussian_noise=lambda x: normal(image_keys(x), x.shape[1:]),
+              impulse_noise=lambda x: uniform(image_keys(x), x.shape[1:]))
 
 
 def measure(size, threads, n, theirs, seed=0):
@@ -76,9 +93,9 @@ def measure(size, threads, n, theirs, seed=0):
         def ours(): corrupt(x, name, 3, "imagenet-c", seed)
         def other():
             for a in few: theirs.corrupt(a, severity=3, corruption_name=name)
-        pieces, alone = x.split(max(1, 2**18//size**2)), FLOORS.get(name)
+        pieces, alone = x.split(max(1, _at_once(name, x.device)//size**2)), FLOORS.get(name)
         floor = [lambda: [alone(piece) for piece in pieces]] if alone else []
-        own, others, *least = best(ours, other, *floor)
+        own, others, *least = best(ours, other, *floor, clock=processor_seconds if threads == 1 else seconds)
         yield dict(corruption=name, size=size, threads=threads, severity=3, n=n, n_imagecorruptions=len(few), seed=seed,
                    device="cpu", ms=own*1000/n, ms_imagecorruptions=others*1000/len(few),
                    ms_floor=least[0]*1000/n if least else np.nan)
@@ -93,12 +110,22 @@ def measure_gpu(size, n=256):
 
 
 def with_totals(df):
-    "The table, and below it a row for all 15 together"
+    "The new rows, and below them one for all 15 together"
     total = df.groupby(["size", "threads", "device"], as_index=False, sort=False).agg(
         severity=("severity", "first"), n=("n", "first"), n_imagecorruptions=("n_imagecorruptions", "max"),
         seed=("seed", "first"), ms=("ms", "sum"), ms_imagecorruptions=("ms_imagecorruptions", "sum"))
     df = pd.concat([df, total.assign(corruption="all 15")], ignore_index=True)
     return df.assign(ratio=df.ms_imagecorruptions/df.ms, **origin("commit"))
+
+
+def with_older(df, file):
+    "The new rows, and those of other sizes and threads that the table had before"
+    older = pd.read_csv(file)
+    ours = ["size", "threads", "device"]
+    kept = older[~older.set_index(ours).index.isin(df.set_index(ours).index)]
+    table = pd.concat([df, kept]) if len(kept) else df
+    last = table.corruption == "all 15"
+    return pd.concat([t.sort_values(ours[:2], kind="stable") for t in (table[~last], table[last])], ignore_index=True)
 
 
 def main():
@@ -110,7 +137,7 @@ def main():
         n = a.n*(8 if size <= 64 else 1)
         for threads in a.threads: rows += list(measure(size, threads, n, theirs))
         if torch.cuda.is_available(): rows += list(measure_gpu(size))
-    df = with_totals(pd.DataFrame(rows))
+    df = with_older(with_totals(pd.DataFrame(rows)), HERE/"corruptions.csv")
     write_csv(df, HERE/"corruptions.csv", float_format="%.4g")
     gpu, cpu = df[df.device != "cpu"], df[df.device == "cpu"]
     if len(gpu):
