@@ -30,19 +30,12 @@ warnings.filterwarnings("ignore")
 NAMES = sum(CORRUPTIONS.values(), [])
 
 
-def processor_seconds(f):
-    "The seconds that a call keeps the processor busy"
-    start = time.process_time()
-    f()
-    return time.process_time() - start
-
-
-def best(*fs, clock=seconds, least=3, most=20, limit=2):
+def best(*fs, clock=time.perf_counter, least=3, most=20, limit=2):
     """Seconds of each function, the best of several rounds, taken in turn so that a busy moment hits all; the first
     round warms up"""
     rounds = []
     while len(rounds) <= least or (len(rounds) <= most and np.sum(rounds) < limit):
-        rounds.append([clock(f) for f in fs])
+        rounds.append([seconds(f, clock) for f in fs])
     return [min(times) for times in zip(*rounds[1:])]
 
 
@@ -95,7 +88,8 @@ def measure(size, threads, n, theirs, seed=0):
             for a in few: theirs.corrupt(a, severity=3, corruption_name=name)
         pieces, alone = x.split(max(1, _at_once(name, x.device)//size**2)), FLOORS.get(name)
         floor = [lambda: [alone(piece) for piece in pieces]] if alone else []
-        own, others, *least = best(ours, other, *floor, clock=processor_seconds if threads == 1 else seconds)
+        clock = time.process_time if threads == 1 else time.perf_counter
+        own, others, *least = best(ours, other, *floor, clock=clock)
         yield dict(corruption=name, size=size, threads=threads, severity=3, n=n, n_imagecorruptions=len(few), seed=seed,
                    device="cpu", ms=own*1000/n, ms_imagecorruptions=others*1000/len(few),
                    ms_floor=least[0]*1000/n if least else np.nan)
