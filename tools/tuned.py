@@ -121,14 +121,12 @@ class Tuned:
         return "none lowers it more than REVa"
 
     def errors(self, cases=None):
-        "Every figure of every case with half of its interval, and what the case cost"
-        cases = cases or self.models
-        cost = self.rows.drop_duplicates("case").set_index("case")[["passes", "alpha"]]
-        def number(value): return "" if value == "" else f"{float(value):.2f}"
+        "Every figure of every case with half of its interval, and its passes per image"
+        passes = self.rows.drop_duplicates("case").set_index("case").passes
         def row(case):
             own = {figure: self.give_or_take(case, figure) for figure in FIGURES}
-            return own | cost.loc[case].map(number).to_dict()
-        return pd.DataFrame({word(case): row(case) for case in cases}).T
+            return own | dict(passes=f"{float(passes[case]):.1f}" if passes[case] != "" else "")
+        return pd.DataFrame({word(case): row(case) for case in cases or self.models}).T
 
     @property
     def models(self): return ["base", *self.strategies]
