@@ -32,6 +32,11 @@ MARKERS = "os"  # of the first base and of the second
 def word(case): return WORDS.get(case, case)
 
 
+def breakable(case):
+    "The same, with a place where a long name may be broken"
+    return word(case).replace("Augment", "\u00adAugment")
+
+
 def in_words(n):
     "A small number as a word"
     words = "none one two three four five six seven eight nine".split()
@@ -126,7 +131,7 @@ class Tuned:
         def row(case):
             own = {figure: self.give_or_take(case, figure) for figure in FIGURES}
             return own | dict(passes=f"{float(passes[case]):.1f}" if passes[case] != "" else "")
-        return pd.DataFrame({word(case): row(case) for case in cases or self.models}).T
+        return pd.DataFrame({breakable(case): row(case) for case in cases or self.models}).T
 
     @property
     def models(self): return ["base", *self.strategies]
