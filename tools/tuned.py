@@ -273,9 +273,9 @@ def forest(bases, against="base"):
 def type_map(base):
     "Error under each type of corruption and each model"
     errors = base.by_type()
-    fig, ax = plt.subplots(figsize=(7, 1 + .27*len(errors)), layout="constrained")
+    fig, ax = plt.subplots(figsize=(2.4 + .52*errors.shape[1], 1 + .24*len(errors)), layout="constrained")
     labels = dict(yticklabels=[name.replace("_", " ") for name in errors.index],
-                  xticklabels=[word(case).replace("Augment", "-\nAugment") for case in errors])
+                  xticklabels=[word(case).replace("Augment", "-\nAugment").replace(" ", "\n") for case in errors])
     numbers = dict(annot=True, fmt=".0f", annot_kws=dict(size=8))
     sns.heatmap(errors, cmap="rocket_r", cbar=False, ax=ax, **labels, **numbers)
     ax.axhline(sum(map(len, CORRUPTIONS.values())), color="white", lw=4)  # above: trained against
