@@ -13,7 +13,7 @@ from helpers import ROOT
 TABLES = sorted((ROOT/"benchmarks").glob("*.csv"))
 FOLDERS = sorted(p.parent for p in (ROOT/"nbs").rglob("config.json"))
 DRAWN = {"seed", "seed_a", "seeds", "resamples", "repeats"}  # how often, or with which seed, it was measured
-COUNTED = {"n", "n_test", "n_train", "n_pool", "per_cell", "images", "repeats"}  # on how many images (or in how many rounds)
+COUNTED = {"n", "n_test", "n_train", "n_pool", "per_cell", "images", "repeats"}  # of images or of rounds
 PART_OF = dict(  # tables that a script writes with another one: what they were made with is in that one
     disagreement_images="disagreement", evidence_cells="evidence", evidence_passes="evidence",
     evidence_rounds="evidence", weak_samples="weak_samples_overlap", weak_vs_random_errors="weak_vs_random",
