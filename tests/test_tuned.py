@@ -36,9 +36,15 @@ def test_a_figure_is_read_as_it_stands(base):
     assert base.text("reva", "the 15", "base") == "-11.0 (-11.5 to -10.5)"
     assert base.step("reva", "C-bar") == "from 32.0 to 21.0 %"
     assert base.errors().loc["REVa", "PGD"].replace(tuned.NO_BREAK, " ") == "88.0 ± 0.5"
+    assert list(base.errors().columns) == [*tuned.FIGURES, "passes"] and base.errors().passes["REVa"] == "12.9"
     change = base.give_or_take("reva", "the 15", "base")
     assert change.replace(tuned.NO_BREAK, " ") == "-11.0 ± 0.5"
     assert base.pgd_radius == "2/255"
+
+
+def test_a_long_name_may_be_broken():
+    assert tuned.breakable("hybrid").replace("\u00ad", "") == tuned.word("hybrid") != tuned.breakable("hybrid")
+    assert tuned.breakable("reva") == "REVa"
 
 
 def test_a_difference_the_other_way_round_has_its_ends_exchanged(base):

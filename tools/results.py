@@ -27,7 +27,7 @@ error on clean images. Each row is a classifier, as it came (base) and fine-tune
 with the same number of passes. In rows with *all images* REVa was trained against four other
 corruptions (protocol `extra`), in the others against the 15 (protocol `all`).
 """
-WIDTH = 260  # pixels of a small picture
+WIDTH, HEIGHT = 330, 200  # pixels of a small picture, at most
 
 
 def first_picture(path):
@@ -44,7 +44,7 @@ def small_picture(path):
     found = first_picture(path)
     if found is None: return ""
     im, data = Image.open(BytesIO(found[0])).convert("RGB"), BytesIO()
-    im.thumbnail((2*WIDTH, 2*WIDTH), Image.Resampling.LANCZOS)
+    im.thumbnail((2*WIDTH, 2*HEIGHT), Image.Resampling.LANCZOS)
     im.quantize(64).save(data, "PNG", optimize=True)
     uri = f"data:image/png;base64,{b64encode(data.getvalue()).decode()}"
     alt = re.sub(r"[\[\]]", "", found[1])
@@ -99,11 +99,21 @@ def bases_table(root):
     return "\n".join(lines)
 
 
+CARD = """::: {{.page-card}}
+[{picture}](../{path})
+
+### [{name}](../{path})
+
+{summary}
+:::
+"""
+
+
 def overview_rows(pages, root):
-    "The body of the first page: the table, then each page with its line and its picture"
+    "The body of the first page: the table, then a card per page with its picture and its line"
     yield ABOUT
     yield bases_table(root) + "\n"
+    yield ":::: {.page-cards}\n"
     for path, name, summary in pages:
-        yield f"## [{name}](../{path})\n\n{summary}\n"
-        picture = small_picture(root/"nbs"/path)
-        if picture: yield f"{picture}\n"
+        yield CARD.format(picture=small_picture(root/"nbs"/path), path=path, name=name, summary=summary)
+    yield "::::\n"

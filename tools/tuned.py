@@ -31,6 +31,11 @@ MARKERS = "os"  # of the first base and of the second
 def word(case): return WORDS.get(case, case)
 
 
+def breakable(case):
+    "The same, with a place where a long name may be broken"
+    return word(case).replace("Augment", "\u00adAugment")
+
+
 def in_words(n):
     "A small number as a word"
     words = "none one two three four five six seven eight nine".split()
@@ -125,14 +130,12 @@ class Tuned:
         return "none lowers it more than REVa"
 
     def errors(self, cases=None):
-        "Every figure of every case with half of its interval, and what the case cost"
-        cases = cases or self.models
-        cost = self.rows.drop_duplicates("case").set_index("case")[["passes", "alpha"]]
-        def number(value): return "" if value == "" else f"{float(value):.2f}"
+        "Every figure of every case with half of its interval, and its passes per image"
+        passes = self.rows.drop_duplicates("case").set_index("case").passes
         def row(case):
             own = {figure: self.give_or_take(case, figure) for figure in FIGURES}
-            return own | cost.loc[case].map(number).to_dict()
-        return pd.DataFrame({word(case): row(case) for case in cases}).T
+            return own | dict(passes=f"{float(passes[case]):.1f}" if passes[case] != "" else "")
+        return pd.DataFrame({breakable(case): row(case) for case in cases or self.models}).T
 
     @property
     def models(self): return ["base", *self.strategies]
@@ -231,8 +234,8 @@ corruptions, none of which it saw in training, {fifteen}**: {change} points ({se
 error goes {bar}, under PGD at {base.pgd_radius} {pgd}, and without any corruption {clean}.
 """
 RIVAL = """
-{name}, with {passes} passes per image to REVa's {own}, takes the error under the 15 {fifteen}. Minus
-REVa that is {more} points, {worst} on the worst three and {bar} over C-bar; its clean error is {clean}.
+{name}, with {passes} passes per image to REVa's {own}, takes the error under the 15 {fifteen}. Compared
+with REVa that is {more} points, on the worst three {worst} and over C-bar {bar}; its clean error is {clean}.
 """
 
 
@@ -322,9 +325,9 @@ def forest(bases, against="base"):
 def type_map(base):
     "Error under each type of corruption and each model"
     errors = base.by_type()
-    fig, ax = plt.subplots(figsize=(7, 1 + .27*len(errors)), layout="constrained")
+    fig, ax = plt.subplots(figsize=(2.4 + .52*errors.shape[1], 1 + .24*len(errors)), layout="constrained")
     labels = dict(yticklabels=[name.replace("_", " ") for name in errors.index],
-                  xticklabels=[word(case).replace("Augment", "-\nAugment") for case in errors])
+                  xticklabels=[word(case).replace("Augment", "-\nAugment").replace(" ", "\n") for case in errors])
     numbers = dict(annot=True, fmt=".0f", annot_kws=dict(size=8))
     sns.heatmap(errors, cmap="rocket_r", cbar=False, ax=ax, **labels, **numbers)
     ax.axhline(sum(map(len, CORRUPTIONS.values())), color="white", lw=4)  # above: trained against
