@@ -117,7 +117,7 @@ def _filled_up(x):
 def _compiled(net):
     "`net` through `torch.compile`, for batches filled up to a power of two"
     from torch._dynamo.exc import BackendCompilerFailed
-    fast = torch.compile(net, dynamic=False, options=dict(freezing=True))
+    fast = torch.compile(net, dynamic=False)
     def forward(x):
         try: return fast(_filled_up(x))[:len(x)]
         except BackendCompilerFailed as e:
