@@ -61,9 +61,10 @@ def test_a_wrapped_model_is_folded_too(wrap):
 
 @pytest.fixture
 def cold(tmp_path, monkeypatch):
-    "No compiled code is left from before"
+    "No compiled code is left from before, nor its counts"
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     torch.compiler.reset()
+    torch._dynamo.utils.counters.clear()
     yield
     torch.compiler.reset()
 
@@ -83,6 +84,20 @@ def test_compiled_it_gives_the_same_logits_for_any_number_of_rows(cold):
     with torch.inference_mode(): expected = model(x)
     for n in (4, 3): torch.testing.assert_close(fast(x[:n]), expected[:n], rtol=1e-5, atol=1e-5)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1  # three rows are filled up to four
+
+
+@needs_compiler
+def test_the_stages_of_a_run_share_what_was_compiled(cold):
+    "Each makes a copy of its own, of the base or of what became of it: one graph serves all, with their own weights"
+    x, logits = torch.rand(4, 3, 8, 8), []
+    for seed in (0, 1, 1):
+        torch.manual_seed(seed)
+        model = small_net()
+        with torch.inference_mode(): expected = model(x)
+        logits.append(InferenceModel(model, compile=True)(x))
+        torch.testing.assert_close(logits[-1], expected, rtol=1e-5, atol=1e-5)
+    assert (logits[0] - logits[1]).abs().max() > .01
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
 def test_without_a_compiler_it_says_so_and_the_run_continues_without(cold, monkeypatch, tmp_path):

@@ -24,6 +24,7 @@ from .randomness import fold_in, image_keys, normal, uniform
 from .images import as_images
 from .image_sets import batches
 from .models import as_model, check_logits, untouched
+from .inference import _for_gradients
 from .corruptions import _check_form, _several
 from .autoattack import _VERSIONS, _autoattack
 
@@ -53,9 +54,9 @@ _NO_GRADIENT = "{} gives no gradient in the pixels, which attacks need: measure 
 
 # %% ../nbs/44_attacks.ipynb #9eef170c
 @contextmanager
-def _attacked(model):
+def _attacked(model, x, passes):
     "The classifier of pixels to attack, in evaluation mode, without gradients of weights; `model` is left as it came"
-    with torch.inference_mode(False), untouched(model): yield as_model(model).requires_grad_(False)
+    with torch.inference_mode(False), untouched(model): yield _for_gradients(as_model(model), x, passes)
 
 # %% ../nbs/44_attacks.ipynb #7272a3c0
 _Settings = namedtuple("_Settings", "eps alpha steps start momentum norm early_stop restarts",
@@ -157,7 +158,7 @@ def _search_again(model, y, adv, search, restarts):
 def _attack_batch(model, x, y, s, seed, name):
     "The images that an attack of these settings makes of a batch"
     y, s = _check_batch(x, y), _check_settings(s)
-    with _attacked(model) as net:
+    with _attacked(model, x, passes=s.steps*s.restarts*len(x)) as net:
         x, y = x.detach().contiguous(memory_format=torch.channels_last), y.to(x.device, copy=True)
         keys = fold_in(image_keys(x, seed), s.start)
         def watch(g, right):
@@ -253,7 +254,7 @@ def universal_perturbation(
     s = _check_settings(_Settings(eps, eps/2 if alpha is None else alpha, epochs))
     x, y = (x.detach(), _check_batch(x, y)) if y is not None else _read(x)
     rows, batch_size = max(1, 2**19//x[0, 0].numel()), check_whole("batch_size", batch_size, 1)
-    with _attacked(model) as net:
+    with _attacked(model, _pixels(x[:2]), passes=s.steps*len(x)) as net:
         keys = torch.cat([image_keys(_pixels(xb), seed) for xb in x.split(rows)])
         delta = torch.zeros_like(_pixels(x[:1])[0], device=net.mean.device)
         for epoch in progress(range(s.steps if s.eps else 0), "universal perturbation"):
@@ -312,7 +313,8 @@ class AutoAttack:
     def __call__(self, model, x, y, seed=0):
         y = _check_batch(x, y)
         if not self.eps or not len(x): return x.clone()
-        with _attacked(model) as net: return self._search(net, x, y, check_whole("seed", seed))
+        with _attacked(model, x, passes=self.n_queries*len(x)) as net:
+            return self._search(net, x, y, check_whole("seed", seed))
     def _search(self, model, x, y, seed):
         x, y = x.detach().clone(memory_format=torch.contiguous_format), y.to(x.device, copy=True)
         n_classes = _check_logits(model(x), y).shape[1]

@@ -45,7 +45,7 @@ class _Trace:
     "The calls that a network made when `x` passed through it, and how often they read each tensor"
     def __init__(self, net, x):
         eager = torch.compiler.set_stance("force_eager")
-        with torch.inference_mode(), eager, _Watch() as seen: net(x)
+        with torch.no_grad(), eager, _Watch() as seen: net(x)
         self.calls = seen.calls
         self.reads = Counter(id(v) for call in seen.calls for v in call.read)
         self.chooses = any(call.function in _CHOICES for call in seen.calls)

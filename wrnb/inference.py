@@ -117,7 +117,7 @@ def _filled_up(x):
 def _compiled(net):
     "`net` through `torch.compile`, for batches filled up to a power of two"
     from torch._dynamo.exc import BackendCompilerFailed
-    fast = torch.compile(net, dynamic=False, options=dict(freezing=True))
+    fast = torch.compile(net, dynamic=False)
     def forward(x):
         try: return fast(_filled_up(x))[:len(x)]
         except BackendCompilerFailed as e:
@@ -170,19 +170,40 @@ class InferenceModel:
             with self.autocast(): return logits_in(self.forward(x)).float()
 
 # %% ../nbs/26_inference.ipynb #270e0a36
+def _folded(net, x):
+    "A network folded in place; the first images of a batch show how"
+    two = x[:2] if len(x) > 1 else x.repeat(2, 1, 1, 1)
+    net(two)  # shows in which way the body takes images
+    return _fold(net, two) if net.dtype == torch.float32 else net
+
 @patch
 def _prepare(self:InferenceModel, x):
     "Fold the copy, and compile it if it is to be compiled, with the first images"
-    two = x[:2] if len(x) > 1 else x.repeat(2, 1, 1, 1)
-    self.net(two)  # shows in which way the body takes images
-    if self.net.dtype == torch.float32: _fold(self.net, two)
-    self.forward = _compiled(self.net) if self.compile else self.net
+    net = _folded(self.net, x)
+    self.forward = _compiled(net) if self.compile else net
 
 @patch
 def _ask_original(self:InferenceModel, x):
     "The logits of a model that cannot be copied"
     with untouched(self.original), torch.no_grad(), self.autocast():
         return logits_in(self.original.to(self.device)(x)).float()
+
+# %% ../nbs/26_inference.ipynb #979deb6c
+_LEAST_PASSES = 250 # below it, a copy costs more than it saves
+
+def _worth_folding(net, passes):
+    "Does a copy with folded batch norms pay for so many forward and backward passes of an image?"
+    layers = list(net.modules())
+    compiled = any("_orig_mod" in m._modules for m in layers)
+    norms = any(type(m) is nn.BatchNorm2d for m in layers)
+    return passes >= _LEAST_PASSES and norms and not compiled and net.dtype == torch.float32
+
+def _for_gradients(net, x, passes):
+    "What gives the network's gradients in these pixels soonest: a folded copy without gradients of weights, or itself"
+    copied = _copied(net) if len(x) and _worth_folding(net, passes) else None
+    if copied is None: return net.requires_grad_(False)
+    device = net.mean.device
+    with torch.no_grad(): return _folded(_placed(copied, device), x[:2].to(device)).requires_grad_(False)
 
 # %% ../nbs/26_inference.ipynb #0d37eec6
 def logits_of(

@@ -11,7 +11,6 @@ from time import perf_counter
 
 import numpy as np
 from scipy.stats import spearmanr
-import torch
 from torch.utils.data import Dataset
 
 from .core import check_range, check_whole, pick_device
