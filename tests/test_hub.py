@@ -23,6 +23,7 @@ from wrnb.hub_models import AtSize, preparation_of
 from wrnb.images import as_images
 from wrnb.pretrained import input_size, knows_classes, load_model
 from wrnb.scoring import score_robustness
+from wrnb.sources import WNIDS, place_of, places_of
 from wrnb.tables import read_table
 from wrnb.validation import validate
 
@@ -55,17 +56,30 @@ def resnet(names=PETS):
 
 
 ODD = dict(image_mean=[.4, .5, .6], image_std=[.2, .3, .4])
+def swiftformer(names=PETS):
+    config = transformers.SwiftFormerConfig(depths=[1]*4, embed_dims=[8, 8, 8, 16], **named(names))
+    return transformers.SwiftFormerForImageClassification(config)
+
+
+def levit(names=PETS):
+    config = transformers.LevitConfig(
+        image_size=64, hidden_sizes=[16]*3, num_attention_heads=[2]*3, depths=[1]*3, key_dim=[8]*3, **named(names))
+    return transformers.LevitForImageClassificationWithTeacher(config)
+
+
 MADE = {  # name: network, processor
     "vit": (vit, lambda: transformers.ViTImageProcessor(size=dict(height=32, width=32), **ODD)),
     "resnet": (resnet, lambda: transformers.ConvNextImageProcessor(size=dict(shortest_edge=384), **ODD)),
     "blue first": (vit, lambda: transformers.MobileViTImageProcessor(
         size=dict(shortest_edge=32), crop_size=dict(height=32, width=32), do_flip_channel_order=True))}
+SIDE_64 = lambda: transformers.ViTImageProcessor(size=dict(height=64, width=64), **ODD)
+TWO_HEADS = dict(swiftformer=(swiftformer, SIDE_64), levit=(levit, SIDE_64))
 
 
 def saved(folder, kind="vit", **options):
     "A model and its processor in a folder; returns the folder and both"
     torch.manual_seed(0)
-    make, processor = MADE[kind]
+    make, processor = (MADE | TWO_HEADS)[kind]
     net, processor = make(**options).eval(), processor()
     for p in net.parameters(): torch.nn.init.uniform_(p, -.1, .3)  # no dead layers
     net.save_pretrained(folder)
@@ -220,6 +234,18 @@ def test_labels_are_matched_by_name(tmp_path):
     assert load_model(f"hf:{folder}", 5)(x).shape == (4, 5)  # a fresh last layer
 
 
+@pytest.mark.parametrize("kind, n", [("swiftformer", 3), ("swiftformer", 16), ("levit", 3), ("vit", 16)])
+def test_all_heads_and_nothing_else_are_brought_to_the_datas_classes(tmp_path, kind, n):
+    "Of several layers with as many outputs, here 16, those that answer are found"
+    names = [f"class {i}" for i in range(n)]
+    folder, net, processor = saved(tmp_path, kind, names=names)
+    image = photo(64)
+    model = load_model(f"hf:{folder}", 2, classes=["class 2", "class 0"])
+    with torch.no_grad():
+        theirs = net(**processor(image, return_tensors="pt")).logits[:, [2, 0]]
+        assert torch.allclose(model(pixels(image)), theirs, atol=.01*theirs.abs().max().item())
+
+
 def test_labels_that_read_the_same_are_matched_too(tmp_path):
     folder, *_ = saved(tmp_path, names=["polar bear", "Dog", "dog", "CAT"])
     x = torch.rand(4, 3, 32, 32)
@@ -249,6 +275,44 @@ def test_imagenets_synonyms_count_as_its_classes(tmp_path):
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.allclose(model(x), load_model(f"hf:{folder}", 1000, classes=range(1000))(x)[:, places], atol=1e-5)
+
+
+def test_imagenets_data_may_be_called_by_all_synonyms():
+    "As Hugging Face's imagenet-1k is: two of its classes are called crane, and two begin with maillot"
+    info = pytest.importorskip("timm").data.ImageNetInfo()
+    theirs = [info.index_to_description(i, detailed=False) for i in range(1000)]
+    ours, all_places = list(WNIDS.values()), list(range(1000))
+    assert theirs.count("crane") == 2 and theirs[639] == "maillot, tank suit"
+    assert places_of(theirs, ours) == places_of(ours, theirs) == places_of(theirs, theirs) == all_places
+    clear = [i for i, name in enumerate(theirs) if name != "crane"]
+    assert [place_of(theirs[i], ours) for i in clear] == clear
+    assert [place_of(ours[i], theirs) for i in clear] == clear
+    assert [place_of(wnid, theirs) for wnid in ("n02012849", "n03126707")] == [None, None]
+
+
+@pytest.mark.parametrize("names, classes, places", [
+    (["tench, Tinca tinca", "goldfish, Carassius auratus", "cat"], ["Goldfish", "Tinca_tinca"], [1, 0]),
+    (["tench", "cat", "goldfish"], ["goldfish, Carassius auratus", "tench, Tinca tinca"], [2, 0]),
+    (["n01443537", "cat", "n01440764"], ["tench", "Goldfish"], [2, 0]),
+    (["cat", "goldfish, Carassius auratus", "tench"], ["n01440764", "n01443537"], [2, 1]),
+    (["Cardigan, Cardigan Welsh corgi", "cardigan"], ["cardigan", "Cardigan"], [1, 0])])
+def test_classes_are_matched_by_synonyms_and_ids(tmp_path, names, classes, places):
+    folder, net, processor = saved(tmp_path, names=names)
+    image = photo(32)
+    with torch.no_grad():
+        theirs = net(**processor(image, return_tensors="pt")).logits[:, places]
+        ours = load_model(f"hf:{folder}", len(classes), classes=classes)(pixels(image))
+    assert torch.allclose(ours, theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize("names, classes, wrong", [
+    (["cat", "cat", "dog"], ["cat", "dog"], "class 'cat' is none of the 3"),
+    (["shark, white shark", "shark, tiger shark"], ["shark"], "class 'shark' is none of the 2"),
+    (["tench", "dog"], ["tench", "n01440764"], "'tench' and 'n01440764' both read like the model's 'tench'"),
+    (["tench", "dog"], ["tench", "tench"], "'tench' and 'tench' both read like the model's 'tench'")])
+def test_classes_that_could_be_several_are_refused(tmp_path, names, classes, wrong):
+    folder, *_ = saved(tmp_path, names=names)
+    with refuses(wrong): load_model(f"hf:{folder}", max(2, len(classes)), classes=classes)
 
 
 def test_scoring_takes_such_a_model_and_such_data(tmp_path):
