@@ -1,5 +1,6 @@
 """Models and data of Hugging Face's, with the real libraries: made small here, saved, read from disk, no network."""
 from contextlib import contextmanager
+from io import BytesIO
 import json
 from types import SimpleNamespace
 
@@ -493,6 +494,63 @@ def test_labels_as_words_and_as_numbers():
 def column(kind, values): return datasets.Dataset.from_dict(
     {"image": table(len(values))["image"][:], "label": values},
     features=datasets.Features({"image": datasets.Image(), "label": datasets.Value(kind)}))
+
+
+def file_of(picture):
+    "A picture's file as bytes"
+    file = BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+BLUE = Image.fromarray(np.full((32, 32, 3), (10, 20, 240), np.uint8))
+KINDS = dict(palette=BLUE.convert("P", palette=Image.Palette.ADAPTIVE), rgb=BLUE, alpha=BLUE.convert("RGBA"))
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy", "arrow", "pandas", None])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_format_that_was_set_does_not_change_the_pictures(kind, form):
+    "A palette's numbers are no grey levels"
+    files = [dict(bytes=file_of(KINDS[kind]), path=None)]*4
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
+    ds = datasets.Dataset.from_dict(dict(image=files, label=[0, 1, 0, 1]), features=features).with_format(form)
+    x, y = as_images(ds)[1]
+    assert (x*255).round()[:, 5, 5].tolist() == pytest.approx([10, 20, 240], abs=3) and y == 1
+
+
+@pytest.mark.parametrize("column", ["bytes", "bytes and path"])
+def test_a_column_of_files_as_bytes(column):
+    pictures = [photo(32) for _ in range(4)]
+    values, feature = [file_of(im) for im in pictures], datasets.Value("binary")
+    if column != "bytes":
+        values = [dict(bytes=v, path="a.png") for v in values]
+        feature = dict(bytes=datasets.Value("binary"), path=datasets.Value("string"))
+    features = datasets.Features(image=feature, label=datasets.ClassLabel(names=["a", "b"]))
+    ds = datasets.Dataset.from_dict(dict(image=values, label=[0, 1, 1, 0]), features=features)
+    for images in (as_images(ds), hub_set(ds, 32)):
+        assert images.classes == ["a", "b"] and [int(y) for _, y in images] == [0, 1, 1, 0]
+        assert all(torch.equal(images[i][0], pixels(im)[0]) for i, im in enumerate(pictures))
+
+
+DAMAGED = dict(junk=lambda data: b"junk", cut=lambda data: data[:200])
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_damaged_picture_is_named(how):
+    files = [file_of(photo(32)) for _ in range(4)]
+    files[2] = DAMAGED[how](files[2])
+    values = dict(image=[dict(bytes=f, path=None) for f in files], label=[0, 1, 0, 1])
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
+    ds = as_images(datasets.Dataset.from_dict(values, features=features))
+    with refuses(r"image 2 cannot be read \(.*\): replace or remove it"): ds.__getitems__([0, 1, 2, 3])
+    assert len(ds.__getitems__([0, 1, 3])) == 3
+
+
+def test_names_of_files_are_to_be_cast(tmp_path):
+    photo(32).save(tmp_path/"a.png")
+    ds = datasets.Dataset.from_dict(dict(picture=[str(tmp_path/"a.png")]*2, label=[0, 1]))
+    with refuses(r"give ds.cast_column\('picture', datasets.Image\(\)\)"): image_and_label(ds, image="picture")
+    assert as_images(ds.cast_column("picture", datasets.Image()))[1][1] == 1
 
 
 @pytest.mark.parametrize("kind, values, classes, labels", [
