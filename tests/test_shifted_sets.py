@@ -76,6 +76,16 @@ def test_folders_are_matched_by_what_their_names_read_like(tmp_path, folders, cl
     assert {folder: own[folder] for folder in places} == {folder: [k] for folder, k in places.items()}
 
 
+def test_a_set_behind_a_link_is_found(tmp_path):
+    for name in ("elsewhere/cat/a.png", "elsewhere/dog/b.png"): save(noise(), tmp_path/name)
+    (tmp_path/"sets").mkdir()
+    (tmp_path/"sets/val").symlink_to(tmp_path/"elsewhere")
+    test, = shifted_sets(tmp_path/"sets", ["cat", "dog"])
+    assert (test.name, len(test)) == ("sets/val", 2)
+    (tmp_path/"sets/up").symlink_to(tmp_path)
+    with pytest.raises(WrnbError, match="up leads back to a folder above it"): shifted_sets(tmp_path/"sets", ["cat", "dog"])
+
+
 def test_pictures_of_every_usual_kind_are_taken(tmp_path):
     for name in ("cat/a.PNG", "cat/b.webp", "dog/c.JPG", "dog/d.bmp"): save(noise(), tmp_path/name)
     assert len(shifted_sets(tmp_path, ["cat", "dog"])[0]) == 4

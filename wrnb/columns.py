@@ -182,7 +182,7 @@ def readable(
     "A set of Hugging Face's as (image, label) that the room of images understands"
     kind = getattr(ds, "format", {}).get("type")
     if kind == "custom": return ds  # the rows are what its own transform makes of them
-    if kind: ds = ds.with_format(None)  # a tensor of a palette's numbers is no picture
+    if kind: ds = ds.with_format(None)  # which would give a palette's numbers as levels
     label, image = ds.features["label"], ds.features["image"]
     odd = _array_type(image) or _of_bytes(image)
     known = not (odd or _is_text(label) or _dtype(label).startswith(("float", "double")))

@@ -26,7 +26,7 @@ from .runs import Run
 from .pictures import _centre
 from .images import _whole_numbers
 from .image_sets import ImageSet
-from .folders import _class_pictures, _is_hidden
+from .folders import _check_link, _class_pictures, _is_hidden
 from .models import as_model, logits_in, untouched
 from .sources import WNIDS, place_of
 from .inference import logits_of
@@ -209,7 +209,8 @@ def _check_not_corrupted(folder, top):
 
 def _leaves(path, classes):
     "Folders below `path`, or itself, with class folders, and how many; a single one holds only pictures"
-    for folder, dirs, _ in os.walk(path):
+    for folder, dirs, _ in os.walk(path, followlinks=True):
+        for d in dirs: _check_link(Path(folder)/d)
         _check_not_corrupted(Path(folder), path)
         own = _class_folders(Path(folder), classes)
         others = [Path(folder)/d for d in dirs if not _is_hidden(d)]
