@@ -83,7 +83,8 @@ def test_a_set_behind_a_link_is_found(tmp_path):
     test, = shifted_sets(tmp_path/"sets", ["cat", "dog"])
     assert (test.name, len(test)) == ("sets/val", 2)
     (tmp_path/"sets/up").symlink_to(tmp_path)
-    with pytest.raises(WrnbError, match="up leads back to a folder above it"): shifted_sets(tmp_path/"sets", ["cat", "dog"])
+    with pytest.raises(WrnbError, match="up leads back to a folder above it"):
+        shifted_sets(tmp_path/"sets", ["cat", "dog"])
 
 
 def test_pictures_of_every_usual_kind_are_taken(tmp_path):

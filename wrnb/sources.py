@@ -117,7 +117,9 @@ def place_of(
     return _read(WNIDS.get(c, c), names)
 
 # %% ../nbs/21_sources.ipynb #73783725
-def is_imagenet(names):
+def is_imagenet(
+    names:list, # of classes
+)->bool:
     "Are these ImageNet's thousand classes in their order, most of them called as torchvision does?"
     ours = _imagenet_names()
     if not isinstance(names, list) or len(names) != len(ours): return False
@@ -144,6 +146,7 @@ def _check_apart(classes, rows, names):
     "Raise `WrnbError` if two classes read like one name of the model's"
     first = {}
     for k, (c, row) in enumerate(zip(classes, rows)):
+        if isinstance(c, int): continue  # which says what it means
         other = classes[first.setdefault(row, k)]
         if first[row] == k: continue
         both = f"classes {other!r} and {c!r} both read like the model's {names[row]!r}"
