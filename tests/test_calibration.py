@@ -93,6 +93,15 @@ def test_confidences_are_those_of_the_images_in_the_table(net, test_images, how,
     assert asked > 2*31*10 and found.calibration().n.sum() == asked
 
 
+@pytest.mark.filterwarnings("ignore:the model's outputs are probabilities")
+def test_a_model_that_ends_in_a_softmax_gives_its_own_confidences(net, test_images):
+    how = dict(severities=[3], families=["noise"], attack_names=[], device="cpu", confidences=True)
+    ended = torch.nn.Sequential(net, torch.nn.Softmax(1))
+    tables = [evaluate(dict(m=m), test_images, **how).calibration() for m in (net, ended)]
+    for column in ("error", "confidence", "ece", "aurc", "accuracy_at_80"):
+        assert tables[1][column].tolist() == pytest.approx(tables[0][column].tolist(), abs=1e-5), column
+
+
 def test_without_being_asked_for_nothing_is_kept(net, test_images, tmp_path):
     evaluate(net, test_images, out=tmp_path, severities=[1], attack_names=[], device="cpu")
     assert "confidence" not in pd.read_parquet(tmp_path/"outcomes.parquet")

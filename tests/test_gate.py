@@ -1,7 +1,10 @@
 """`wrnb gate --not-worse-than`: two runs on the same images are compared image by image."""
 import copy, json, shutil
+from dataclasses import replace
+from xml.etree import ElementTree
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -11,7 +14,7 @@ from wrnb.cli import main
 from wrnb.core import WrnbError
 from wrnb.corrupted_copies import save_corrupted
 from wrnb.folders import load_data
-from wrnb.gate import PASSED, UNCLEAR, _figures, _not_worse, check
+from wrnb.gate import PASSED, UNCLEAR, _figures, _not_worse, check, junit, markdown
 from wrnb.image_sets import limited
 from wrnb.models import as_model
 from wrnb.pretrained import load_model
@@ -211,3 +214,39 @@ def test_no_folder_is_made_for_a_file(runs, tmp_path, capsys, option):
     assert f"{tmp_path}/no/folder does not exist" in line and not (tmp_path/"no").exists()
     assert "it is a folder" in complaint(capsys, *words, tmp_path)
     assert main([str(w) for w in [*words, tmp_path/"x.xml"]]) == 0 and (tmp_path/"x.xml").stat().st_size
+
+
+def test_a_part_of_the_corruptions_is_called_so(nets, tmp_path):
+    "A limit of the corruption error that was kept under noise alone is not kept under the 15"
+    net, _, test = nets
+    evaluate(dict(model=net), test, out=tmp_path/"noise", **HOW | dict(families=["noise"], severities=[3]))
+    evaluate(dict(model=net), test, out=tmp_path/"all", **HOW | dict(severities=[1, 2, 3, 4, 5], per_cell=20))
+    part, noise, clean = check(tmp_path/"noise", dict(corruption=.99, noise=.99, clean=.99)).decisions
+    assert [d.over for d in (part, noise, clean)] == ["3 of 15 corruptions, severity 3", "severity 3", ""]
+    gate = check(tmp_path/"noise", dict(corruption=.99), not_worse_than=tmp_path/"noise", margin=50)
+    for text in (str(gate), junit(gate), markdown(gate)): assert text.count("(3 of 15 corruptions, severity 3)") == 2
+    assert [d.title for d in check(tmp_path/"all", dict(corruption=.99, blur=.99)).decisions] == ["corruption", "blur"]
+
+
+@pytest.mark.parametrize("name", ["a\x00b", "a\x1b[0m", "a\ud800", "<&\"'>", "\u00e4"])
+def test_junits_xml_can_be_read_whatever_a_model_is_called(runs, name):
+    gate = replace(check(runs[0]/"a", dict(clean=0)), model=name)
+    suite = ElementTree.fromstring(junit(gate).encode())
+    assert suite.get("failures") == "1" and suite[0].get("classname").startswith("wrnb.")
+
+
+@pytest.mark.parametrize("limits", [.9, None, 3])
+def test_limits_without_a_name_are_refused_in_one_line(runs, limits):
+    with pytest.raises(WrnbError, match=f"max_error={limits} names no figure"): check(runs[0]/"a", limits)
+
+
+def test_one_limit_may_be_given_as_text(runs):
+    assert check(runs[0]/"a", "clean = .9").verdict == check(runs[0]/"a", dict(clean=.9)).verdict == PASSED
+
+
+def test_a_run_with_clean_images_alone_has_a_clean_error(runs, tmp_path):
+    table = pd.read_csv(runs[0]/"a/evaluation.csv")
+    table[table.family == "clean"].to_csv(tmp_path/"evaluation.csv", index=False)
+    assert check(tmp_path, dict(clean=.99)).verdict == PASSED
+    with pytest.raises(WrnbError, match="max_error='corruption' is not known: give one of clean"):
+        check(tmp_path, dict(corruption=.99))

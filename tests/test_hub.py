@@ -1,5 +1,6 @@
 """Models and data of Hugging Face's, with the real libraries: made small here, saved, read from disk, no network."""
 from contextlib import contextmanager
+from io import BytesIO
 import json
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from wrnb.hub_models import AtSize, preparation_of
 from wrnb.images import as_images
 from wrnb.pretrained import input_size, knows_classes, load_model
 from wrnb.scoring import score_robustness
+from wrnb.sources import WNIDS, place_of, places_of
 from wrnb.tables import read_table
 from wrnb.validation import validate
 
@@ -55,17 +57,30 @@ def resnet(names=PETS):
 
 
 ODD = dict(image_mean=[.4, .5, .6], image_std=[.2, .3, .4])
+def swiftformer(names=PETS):
+    config = transformers.SwiftFormerConfig(depths=[1]*4, embed_dims=[8, 8, 8, 16], **named(names))
+    return transformers.SwiftFormerForImageClassification(config)
+
+
+def levit(names=PETS):
+    config = transformers.LevitConfig(
+        image_size=64, hidden_sizes=[16]*3, num_attention_heads=[2]*3, depths=[1]*3, key_dim=[8]*3, **named(names))
+    return transformers.LevitForImageClassificationWithTeacher(config)
+
+
 MADE = {  # name: network, processor
     "vit": (vit, lambda: transformers.ViTImageProcessor(size=dict(height=32, width=32), **ODD)),
     "resnet": (resnet, lambda: transformers.ConvNextImageProcessor(size=dict(shortest_edge=384), **ODD)),
     "blue first": (vit, lambda: transformers.MobileViTImageProcessor(
         size=dict(shortest_edge=32), crop_size=dict(height=32, width=32), do_flip_channel_order=True))}
+SIDE_64 = lambda: transformers.ViTImageProcessor(size=dict(height=64, width=64), **ODD)
+TWO_HEADS = dict(swiftformer=(swiftformer, SIDE_64), levit=(levit, SIDE_64))
 
 
 def saved(folder, kind="vit", **options):
     "A model and its processor in a folder; returns the folder and both"
     torch.manual_seed(0)
-    make, processor = MADE[kind]
+    make, processor = (MADE | TWO_HEADS)[kind]
     net, processor = make(**options).eval(), processor()
     for p in net.parameters(): torch.nn.init.uniform_(p, -.1, .3)  # no dead layers
     net.save_pretrained(folder)
@@ -220,6 +235,18 @@ def test_labels_are_matched_by_name(tmp_path):
     assert load_model(f"hf:{folder}", 5)(x).shape == (4, 5)  # a fresh last layer
 
 
+@pytest.mark.parametrize("kind, n", [("swiftformer", 3), ("swiftformer", 16), ("levit", 3), ("vit", 16)])
+def test_all_heads_and_nothing_else_are_brought_to_the_datas_classes(tmp_path, kind, n):
+    "Of several layers with as many outputs, here 16, those that answer are found"
+    names = [f"class {i}" for i in range(n)]
+    folder, net, processor = saved(tmp_path, kind, names=names)
+    image = photo(64)
+    model = load_model(f"hf:{folder}", 2, classes=["class 2", "class 0"])
+    with torch.no_grad():
+        theirs = net(**processor(image, return_tensors="pt")).logits[:, [2, 0]]
+        assert torch.allclose(model(pixels(image)), theirs, atol=.01*theirs.abs().max().item())
+
+
 def test_labels_that_read_the_same_are_matched_too(tmp_path):
     folder, *_ = saved(tmp_path, names=["polar bear", "Dog", "dog", "CAT"])
     x = torch.rand(4, 3, 32, 32)
@@ -249,6 +276,44 @@ def test_imagenets_synonyms_count_as_its_classes(tmp_path):
     x = torch.rand(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.allclose(model(x), load_model(f"hf:{folder}", 1000, classes=range(1000))(x)[:, places], atol=1e-5)
+
+
+def test_imagenets_data_may_be_called_by_all_synonyms():
+    "As Hugging Face's imagenet-1k is: two of its classes are called crane, and two begin with maillot"
+    info = pytest.importorskip("timm").data.ImageNetInfo()
+    theirs = [info.index_to_description(i, detailed=False) for i in range(1000)]
+    ours, all_places = list(WNIDS.values()), list(range(1000))
+    assert theirs.count("crane") == 2 and theirs[639] == "maillot, tank suit"
+    assert places_of(theirs, ours) == places_of(ours, theirs) == places_of(theirs, theirs) == all_places
+    clear = [i for i, name in enumerate(theirs) if name != "crane"]
+    assert [place_of(theirs[i], ours) for i in clear] == clear
+    assert [place_of(ours[i], theirs) for i in clear] == clear
+    assert [place_of(wnid, theirs) for wnid in ("n02012849", "n03126707")] == [None, None]
+
+
+@pytest.mark.parametrize("names, classes, places", [
+    (["tench, Tinca tinca", "goldfish, Carassius auratus", "cat"], ["Goldfish", "Tinca_tinca"], [1, 0]),
+    (["tench", "cat", "goldfish"], ["goldfish, Carassius auratus", "tench, Tinca tinca"], [2, 0]),
+    (["n01443537", "cat", "n01440764"], ["tench", "Goldfish"], [2, 0]),
+    (["cat", "goldfish, Carassius auratus", "tench"], ["n01440764", "n01443537"], [2, 1]),
+    (["Cardigan, Cardigan Welsh corgi", "cardigan"], ["cardigan", "Cardigan"], [1, 0])])
+def test_classes_are_matched_by_synonyms_and_ids(tmp_path, names, classes, places):
+    folder, net, processor = saved(tmp_path, names=names)
+    image = photo(32)
+    with torch.no_grad():
+        theirs = net(**processor(image, return_tensors="pt")).logits[:, places]
+        ours = load_model(f"hf:{folder}", len(classes), classes=classes)(pixels(image))
+    assert torch.allclose(ours, theirs, atol=1e-3)
+
+
+@pytest.mark.parametrize("names, classes, wrong", [
+    (["cat", "cat", "dog"], ["cat", "dog"], "class 'cat' is none of the 3"),
+    (["shark, white shark", "shark, tiger shark"], ["shark"], "class 'shark' is none of the 2"),
+    (["tench", "dog"], ["tench", "n01440764"], "'tench' and 'n01440764' both read like the model's 'tench'"),
+    (["tench", "dog"], ["tench", "tench"], "'tench' and 'tench' both read like the model's 'tench'")])
+def test_classes_that_could_be_several_are_refused(tmp_path, names, classes, wrong):
+    folder, *_ = saved(tmp_path, names=names)
+    with refuses(wrong): load_model(f"hf:{folder}", max(2, len(classes)), classes=classes)
 
 
 def test_scoring_takes_such_a_model_and_such_data(tmp_path):
@@ -429,6 +494,63 @@ def test_labels_as_words_and_as_numbers():
 def column(kind, values): return datasets.Dataset.from_dict(
     {"image": table(len(values))["image"][:], "label": values},
     features=datasets.Features({"image": datasets.Image(), "label": datasets.Value(kind)}))
+
+
+def file_of(picture):
+    "A picture's file as bytes"
+    file = BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
+
+
+BLUE = Image.fromarray(np.full((32, 32, 3), (10, 20, 240), np.uint8))
+KINDS = dict(palette=BLUE.convert("P", palette=Image.Palette.ADAPTIVE), rgb=BLUE, alpha=BLUE.convert("RGBA"))
+
+
+@pytest.mark.parametrize("form", ["torch", "numpy", "arrow", "pandas", None])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_format_that_was_set_does_not_change_the_pictures(kind, form):
+    "A palette's numbers are no grey levels"
+    files = [dict(bytes=file_of(KINDS[kind]), path=None)]*4
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
+    ds = datasets.Dataset.from_dict(dict(image=files, label=[0, 1, 0, 1]), features=features).with_format(form)
+    x, y = as_images(ds)[1]
+    assert (x*255).round()[:, 5, 5].tolist() == pytest.approx([10, 20, 240], abs=3) and y == 1
+
+
+@pytest.mark.parametrize("column", ["bytes", "bytes and path"])
+def test_a_column_of_files_as_bytes(column):
+    pictures = [photo(32) for _ in range(4)]
+    values, feature = [file_of(im) for im in pictures], datasets.Value("binary")
+    if column != "bytes":
+        values = [dict(bytes=v, path="a.png") for v in values]
+        feature = dict(bytes=datasets.Value("binary"), path=datasets.Value("string"))
+    features = datasets.Features(image=feature, label=datasets.ClassLabel(names=["a", "b"]))
+    ds = datasets.Dataset.from_dict(dict(image=values, label=[0, 1, 1, 0]), features=features)
+    for images in (as_images(ds), hub_set(ds, 32)):
+        assert images.classes == ["a", "b"] and [int(y) for _, y in images] == [0, 1, 1, 0]
+        assert all(torch.equal(images[i][0], pixels(im)[0]) for i, im in enumerate(pictures))
+
+
+DAMAGED = dict(junk=lambda data: b"junk", cut=lambda data: data[:200])
+
+
+@pytest.mark.parametrize("how", DAMAGED)
+def test_a_damaged_picture_is_named(how):
+    files = [file_of(photo(32)) for _ in range(4)]
+    files[2] = DAMAGED[how](files[2])
+    values = dict(image=[dict(bytes=f, path=None) for f in files], label=[0, 1, 0, 1])
+    features = datasets.Features(image=datasets.Image(), label=datasets.ClassLabel(names=["a", "b"]))
+    ds = as_images(datasets.Dataset.from_dict(values, features=features))
+    with refuses(r"image 2 cannot be read \(.*\): replace or remove it"): ds.__getitems__([0, 1, 2, 3])
+    assert len(ds.__getitems__([0, 1, 3])) == 3
+
+
+def test_names_of_files_are_to_be_cast(tmp_path):
+    photo(32).save(tmp_path/"a.png")
+    ds = datasets.Dataset.from_dict(dict(picture=[str(tmp_path/"a.png")]*2, label=[0, 1]))
+    with refuses(r"give ds.cast_column\('picture', datasets.Image\(\)\)"): image_and_label(ds, image="picture")
+    assert as_images(ds.cast_column("picture", datasets.Image()))[1][1] == 1
 
 
 @pytest.mark.parametrize("kind, values, classes, labels", [

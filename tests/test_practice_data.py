@@ -921,3 +921,23 @@ def test_loaders_for_training_take_any_dataset():
     x, y = dls.one_batch()
     assert x.shape == (4, 3, 8, 8) and y.tolist() == [2]*4
     assert dls.vocab == CLASSES and sum(len(y) for _, y in dls.valid) == 6
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("how", ["junk", "cut", "gone"])
+def test_a_damaged_file_in_anybodys_dataset_is_named_in_one_line(tmp_path, how, workers):
+    for name in ("a/0", "a/1", "b/0", "b/1"): picture(tmp_path/f"{name}.png")
+    ds = ImageFolder(tmp_path, tv.ToTensor())
+    file = tmp_path/"b/0.png"
+    if how == "gone": file.unlink()
+    else: file.write_bytes(b"junk" if how == "junk" else file.read_bytes()[:60])
+    with pytest.raises(WrnbError, match="image 2 cannot be read .*: replace or remove it") as e:
+        list(batches(ds, [[0, 1], [2, 3]], workers=workers))
+    assert "\n" not in str(e.value)
+
+
+def test_an_error_of_a_datasets_own_code_stays_as_it_is():
+    class Faulty(Dataset):
+        def __len__(self): return 3
+        def __getitem__(self, i): raise TypeError("a fault in the dataset's code")
+    with pytest.raises(TypeError, match="a fault in"): as_images(Faulty())[0]

@@ -61,6 +61,37 @@ def test_imagenet_r_and_a_and_sketch_are_measured_over_their_own_classes(tmp_pat
     assert (row.n, row.n_wrong, row.classes) == (18, 18 - right, 3) and row.low < row.error < row.high
 
 
+@pytest.mark.parametrize("folders, classes, places", [
+    (["great_white_shark", "Gold Fish", "TENCH"], list(WNIDS.values()), dict(TENCH=0, great_white_shark=2)),
+    (["Cardigan", "cardigan"], list(WNIDS), dict(Cardigan=264, cardigan=474)),
+    (["n02113186", "n02963159"], list(WNIDS.values()), dict(n02113186=264, n02963159=474)),
+    (["tench, Tinca tinca", "n01443537"], ["goldfish, Carassius auratus", "tench"],
+     {"n01443537": 0, "tench, Tinca tinca": 1}),
+    (["Cat", "hot-dog"], ["hot dog", "bird", "cat"], {"Cat": 2, "hot-dog": 0})])
+def test_folders_are_matched_by_what_their_names_read_like(tmp_path, folders, classes, places):
+    for folder in folders: save(noise(), tmp_path/folder/"a.png")
+    test, = shifted_sets(tmp_path, classes)
+    own = dict(zip(test.images.classes, test.groups))
+    assert sorted(own) == sorted(folders)
+    assert {folder: own[folder] for folder in places} == {folder: [k] for folder, k in places.items()}
+
+
+def test_a_set_behind_a_link_is_found(tmp_path):
+    for name in ("elsewhere/cat/a.png", "elsewhere/dog/b.png"): save(noise(), tmp_path/name)
+    (tmp_path/"sets").mkdir()
+    (tmp_path/"sets/val").symlink_to(tmp_path/"elsewhere")
+    test, = shifted_sets(tmp_path/"sets", ["cat", "dog"])
+    assert (test.name, len(test)) == ("sets/val", 2)
+    (tmp_path/"sets/up").symlink_to(tmp_path)
+    with pytest.raises(WrnbError, match="up leads back to a folder above it"):
+        shifted_sets(tmp_path/"sets", ["cat", "dog"])
+
+
+def test_pictures_of_every_usual_kind_are_taken(tmp_path):
+    for name in ("cat/a.PNG", "cat/b.webp", "dog/c.JPG", "dog/d.bmp"): save(noise(), tmp_path/name)
+    assert len(shifted_sets(tmp_path, ["cat", "dog"])[0]) == 4
+
+
 def test_imagenet_v2_has_the_places_of_classes_as_names(tmp_path):
     net, right, places = Linear(1000), 0, [0, 1, 2, 10, 999]  # sorted as text they are 0, 1, 10, 2, 999
     for place in places:

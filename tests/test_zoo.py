@@ -337,6 +337,15 @@ def test_a_file_of_another_network_is_refused(theirs, ours, tmp_path):
         load_model(f"{ours}@{tmp_path/'file.pt'}", n)
 
 
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32])
+def test_integers_in_place_of_weights_are_refused(tmp_path, dtype):
+    "Those of a quantised network mean nothing without their scale"
+    state = {k: v.to(dtype) for k, v in load_model("resnet20", 10).body.state_dict().items()}
+    torch.save(state, tmp_path/"file.pt")
+    with pytest.raises(WrnbError, match="conv1.weight is of type u?int.*, as in a quantised file"):
+        load_model(f"resnet20@{tmp_path/'file.pt'}", 10)
+
+
 def test_the_command_line_lists_the_models(capsys):
     assert main(["models"]) == 0
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]

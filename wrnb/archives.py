@@ -7,7 +7,6 @@ __all__ = []
 
 # %% ../nbs/66_archives.ipynb #96640d17
 import io, os, tokenize
-from collections import Counter
 from importlib.resources import files
 from pathlib import Path
 from zipfile import BadZipFile
@@ -18,7 +17,7 @@ import numpy as np
 from .core import WrnbError
 from .pictures import read_image
 from .learners import class_order
-from .sources import WNIDS
+from .sources import WNIDS, is_imagenet, place_of
 
 # %% ../nbs/66_archives.ipynb #2fd718e5
 _UNREADABLE = ValueError, TypeError, OverflowError, OSError, EOFError, tokenize.TokenError, BadZipFile
@@ -181,21 +180,21 @@ def _relabelled(labels, own, classes, whose):
     return place[labels]
 
 # %% ../nbs/66_archives.ipynb #a3dd863b
-_times = Counter(WNIDS.values())
-_BY_NAME = {name.casefold(): wnid for wnid, name in WNIDS.items() if _times[name] == 1}
+_IMAGENET = list(WNIDS.values())
 
 def class_key(
     name:str, # of a class
 )->str:
     "A class of ImageNet by its WordNet id, any other by its name"
-    return name if name in WNIDS else _BY_NAME.get(name.casefold(), name)
+    place = place_of(name, _IMAGENET)
+    return name if place is None else list(WNIDS)[place]
 
 def class_keys(
     classes:list, # names
 )->list:
     "The keys of a model's classes; all of ImageNet's in their order are known even by a name that two have"
     names = list(map(str, classes))
-    return list(WNIDS) if names == list(WNIDS.values()) else [class_key(name) for name in names]
+    return list(WNIDS) if is_imagenet(names) else [class_key(name) for name in names]
 
 
 # %% ../nbs/66_archives.ipynb #d8acd90f

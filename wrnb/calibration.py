@@ -11,9 +11,11 @@ from math import ceil
 
 import numpy as np
 import pandas as pd
+import torch
 
 from .core import WrnbError, check_range, check_whole
 from .models import logits_in
+from .inference import are_probabilities
 
 # %% ../nbs/49_calibration.ipynb #74edeb13
 def _checked(confidence, wrong):
@@ -78,6 +80,13 @@ def accuracy_at(
     return float(1 - r[ceil(round(coverage*len(r), 6)) - 1])
 
 # %% ../nbs/49_calibration.ipynb #7b8fa844
+def confidences(
+    logits:torch.Tensor, # [N, classes], or probabilities of a model that ends in a softmax
+)->np.ndarray: # float32, [N]
+    "The probability of each answer"
+    own = logits.float()
+    return (own if are_probabilities(own) else own.softmax(1)).amax(1).cpu().numpy()
+
 class Recorder:
     "A model that keeps how confident its answers were"
     def __init__(self,
@@ -86,7 +95,7 @@ class Recorder:
 
     def __call__(self, x):
         logits = self.net(x)
-        self.kept.append(logits_in(logits).float().softmax(1).amax(1).cpu().numpy())
+        self.kept.append(confidences(logits_in(logits)))
         return logits
 
     def taken(self)->np.ndarray: # float32

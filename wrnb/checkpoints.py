@@ -134,7 +134,11 @@ def check_shapes(
     want:dict, # the network's own
     path:Path, # of the file, for messages
 ):
-    "Raise `WrnbError` unless the file's tensors have the shapes of the network's"
+    "Raise `WrnbError` unless the file's tensors have the shapes of the network's, and numbers with fractions"
+    whole = [k for k in want if want[k].is_floating_point() and not state[k].is_floating_point()]
+    for k in whole[:1]:
+        kind = str(state[k].dtype).removeprefix("torch.")
+        raise WrnbError(f"{path}: {k} is of type {kind}, as in a quantised file, and its scale is unknown: {_OTHER}")
     shapes = {k: (tuple(state[k].shape), tuple(want[k].shape)) for k in want}
     differ = {k: pair for k, pair in shapes.items() if pair[0] != pair[1]}
     if not differ: return

@@ -7,12 +7,15 @@ __all__ = ['image_and_label']
 
 # %% ../nbs/08_columns.ipynb #e4497d50
 from collections.abc import Mapping
+from io import BytesIO
 
+from PIL import Image
 import numpy as np
 
 from .late import is_a
 from .core import WrnbError
-from .items import _LABEL_KEYS
+from .pictures import _UNREADABLE, _rgb
+from .items import _IMAGE_KEYS, _LABEL_KEYS
 
 # %% ../nbs/08_columns.ipynb #24d21921
 _NUMBERS = "int", "uint", "float", "double", "bool"  # what types of numbers begin with
@@ -29,9 +32,14 @@ def _array_type(feature):
     while hasattr(feature, "feature"): feature, depth = feature.feature, depth + 1
     return _dtype(feature) if depth in (2, 3) else None
 
+def _keys(feature): return feature if isinstance(feature, dict) else ()
+def _of_bytes(feature): return "binary" in _dtype(feature) or "bytes" in _keys(feature)
+
 def _image_columns(ds):
-    "The columns that may be the image: all of type Image, or all grids of numbers"
-    return _of_type(ds, "Image") or [c for c, f in ds.features.items() if _array_type(f)]
+    "The columns that may be the image: of type Image, or grids of numbers, or files as bytes under a usual name"
+    grids = [c for c, f in ds.features.items() if _array_type(f)]
+    files = [c for c in _IMAGE_KEYS if c in ds.features and _of_bytes(ds.features[c])]
+    return _of_type(ds, "Image") or grids or files
 
 def _label_columns(ds):
     "The columns that may be the label: the first usual name, or all of classes, whole numbers or text"
@@ -49,15 +57,15 @@ def _only(given, candidates, columns, what, how=_HOW):
     if given is None and candidates: wrong += f" ({' or '.join(candidates)})"
     raise WrnbError(f"{wrong}: name it, as in {how}")
 
-def _keys(feature): return feature if isinstance(feature, dict) else ()
-
 def _check_pictures(feature, column, how):
     "Raise `WrnbError` unless a column can hold pictures: of type Image, files as bytes, or grids of numbers"
     kind = type(feature).__name__
-    if kind == "Image" or _array_type(feature) or "bytes" in _keys(feature): return
-    if "binary" not in _dtype(feature):
-        raise WrnbError(f"the column {column} holds {_dtype(feature) or kind}, not pictures: "
-                        f"name another, as in {how}")
+    if kind == "Image" or _array_type(feature) or _of_bytes(feature): return
+    wrong = f"the column {column} holds {_dtype(feature) or kind}, not pictures"
+    if _is_text(feature):
+        raise WrnbError(f"{wrong}: if these are names of files, give "
+                        f"ds.cast_column({column!r}, datasets.Image())")
+    raise WrnbError(f"{wrong}: name another, as in {how}")
 
 def _check_table(ds):
     "Raise `WrnbError` unless `ds` is one table with rows by number"
@@ -135,9 +143,29 @@ def array_of(
                         "give levels from 0 to 255, or floats in [0,1]")
     return v.astype(np.uint8)
 
+# %% ../nbs/08_columns.ipynb #20646792
+def _file(row, name):
+    "What Pillow can open: a file's bytes, or else its path"
+    own = row if isinstance(row, Mapping) else dict(bytes=row)
+    if own.get("bytes"): return BytesIO(own["bytes"])
+    if own.get("path"): return own["path"]
+    raise WrnbError(f"{name} has no image: remove the row from the dataset")
+
+def decoded(
+    row, # bytes, or a dict with bytes or path
+    name:str, # of the image, for messages
+)->Image.Image:
+    "The picture in a row: its file's bytes, or else the path of its file; raise `WrnbError` if it is damaged"
+    file = _file(row, name)
+    try:
+        with Image.open(file) as im: return _rgb(im, name)
+    except _UNREADABLE as e:
+        why = " ".join(str(e).split())
+        raise WrnbError(f"{name} cannot be read as an image ({why}): remove it from the dataset") from e
+
 # %% ../nbs/08_columns.ipynb #a7f80d99
 class Rows:
-    "The rows of a set of Hugging Face's whose images are arrays, or whose labels are text or floats"
+    "The rows of a set of Hugging Face's whose images are arrays or bytes, or whose labels are text or floats"
     def __init__(self,
         ds, # with the columns image and label
     ): (self.labels, self.classes), self.ds = label_numbers(ds), ds.with_format(None)
@@ -145,13 +173,17 @@ class Rows:
     def __getitem__(self, i:int):
         image, feature = self.ds[i]["image"], self.ds.features["image"]
         if _array_type(feature): image = array_of(image, feature, f"image {i}")
+        elif _of_bytes(feature): image = decoded(image, f"image {i}")
         return dict(image=image, label=int(self.labels[i]))
 
 def readable(
     ds, # with the columns image and label, as `image_and_label` gives it
 ): # itself, if its images are pictures and its labels integers already
     "A set of Hugging Face's as (image, label) that the room of images understands"
-    if getattr(ds, "format", {}).get("type") == "custom": return ds  # the rows are what its own transform makes of them
+    kind = getattr(ds, "format", {}).get("type")
+    if kind == "custom": return ds  # the rows are what its own transform makes of them
+    if kind: ds = ds.with_format(None)  # which would give a palette's numbers as levels
     label, image = ds.features["label"], ds.features["image"]
-    known = not (_is_text(label) or _dtype(label).startswith(("float", "double")) or _array_type(image))
+    odd = _array_type(image) or _of_bytes(image)
+    known = not (odd or _is_text(label) or _dtype(label).startswith(("float", "double")))
     return ds if known else Rows(ds)

@@ -25,7 +25,8 @@ from .hub_data import hub_sets
 external = late("fastai.data.external")
 sk_datasets = late("sklearn.datasets")
 sk_selection = late("sklearn.model_selection")
-image_extensions = {k for k, v in mimetypes.types_map.items() if v.startswith("image/")}
+_of_system = {k for k, v in mimetypes.types_map.items() if v.startswith("image/")}
+image_extensions = _of_system | {".webp", ".jfif", ".avif"}  # which some systems do not list
 
 # %% ../nbs/12_folders.ipynb #d0a45cde
 def _digits():

@@ -9,6 +9,7 @@ __all__ = ['PASSED', 'FAILED', 'UNCLEAR', 'EXIT_CODES', 'Decision', 'Gate', 'che
 from dataclasses import dataclass, replace
 from math import ceil, hypot
 from pathlib import Path
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,7 +18,8 @@ import pandas as pd
 from .core import WrnbError, as_path, check_choice, check_range
 from .tables import write_atomic
 from .runs import Run
-from .corruptions import COUNTED
+from .corruptions import CORRUPTIONS, COUNTED
+from .corrupted_sets import FIFTEEN
 from .benchmark import read_evaluation
 from .differences import Evaluation
 
@@ -34,6 +36,10 @@ class Decision:
     high:float # upper end of its 95 % interval
     limit:float # the most that is allowed
     n:int # number of images
+    over:str="" # what it is the mean over, if that is not all corruptions of its name at five severities
+
+    @property
+    def title(self)->str: return f"{self.name} ({self.over})" if self.over else self.name
 
     @property
     def verdict(self)->str:
@@ -50,7 +56,7 @@ class Decision:
     def __str__(self):
         more = f" (about {self.needs:,} would)" if self.needs else ""
         interval = f"{100*self.low:.2f} to {100*self.high:.2f}"
-        return (f"{self.name}: {100*self.error:.2f} %, 95 % interval {interval}, limit {100*self.limit:.2f}, "
+        return (f"{self.title}: {100*self.error:.2f} %, 95 % interval {interval}, limit {100*self.limit:.2f}, "
                 f"n {self.n}: {self.verdict}{more}")
 
 # %% ../nbs/88_gate.ipynb #e6bfcc9b
@@ -68,18 +74,35 @@ def _figures(folder, of):
     model, table = _only_model(evaluation, of, folder), evaluation.table
     clean = table[(table.model == model) & (table.family == "clean")]
     rows = {"clean": row for _, row in clean.iterrows()}
-    rows["corruption"] = evaluation.corruption_error().loc[model]
-    families = evaluation.by_family().loc[model]
-    rows |= {family: row for family, row in families.iterrows() if family in COUNTED}
+    if table.family.isin(COUNTED).any():
+        rows["corruption"] = evaluation.corruption_error().loc[model]
+        families = evaluation.by_family().loc[model]
+        rows |= {family: row for family, row in families.iterrows() if family in COUNTED}
     return {name: (r.error, r.low, r.high, int(r.n)) for name, r in rows.items()}
+
+_ALL = {"corruption": FIFTEEN} | CORRUPTIONS  # name of a figure -> what it is the mean over
+
+def _part(table, name):
+    "Over which part of the corruptions of its name a figure is, in words; empty if over all"
+    own = table[table.family.isin(list(CORRUPTIONS)) & table.perturbation.isin(_ALL.get(name, ()))]
+    kinds, severities = own.perturbation.nunique(), sorted(own.severity.astype(int).unique())
+    words = [f"{kinds} of {len(_ALL[name])} corruptions"] if 0 < kinds < len(_ALL[name]) else []
+    if severities not in ([], [1, 2, 3, 4, 5]):
+        words.append(f"severit{'y' if len(severities) == 1 else 'ies'} {', '.join(map(str, severities))}")
+    return ", ".join(words)
+
+def _pair(text):
+    "Name and share in NAME=SHARE"
+    name, equals, value = str(text).partition("=")
+    if equals: return name.strip(), _number(name, value)
+    raise WrnbError(f"max_error={name} has no limit: give NAME=SHARE, as in corruption=0.25")
 
 def _limits(max_error):
     "Limits as a dict, from one or from NAME=SHARE, ..."
-    if not isinstance(max_error, dict):
-        pairs = [str(text).partition("=") for text in max_error]
-        for name, equals, value in pairs:
-            if not equals: raise WrnbError(f"max_error={name} has no limit: give NAME=SHARE, as in corruption=0.25")
-        max_error = {name: _number(name, value) for name, _, value in pairs}
+    if isinstance(max_error, str): max_error = [max_error]
+    if not isinstance(max_error, (dict, list, tuple)):
+        raise WrnbError(f"max_error={max_error} names no figure: give a dict, as in dict(corruption=0.25)")
+    if not isinstance(max_error, dict): max_error = dict(map(_pair, max_error))
     return {name: check_range(f"max_error {name}", limit, 0, 1) for name, limit in max_error.items()}
 
 def _number(name, text):
@@ -241,18 +264,22 @@ def check(
         names = list(limits) or [name for name in ("clean", "corruption") if name in figures]
         decisions += _compared((out, not_worse_than), of, names, margin)
     if not decisions: raise WrnbError("there is nothing to check: give max_error= or not_worse_than=")
-    return Gate(str(out), of or read_evaluation(out).models[0], decisions)
+    evaluation = read_evaluation(out)
+    own = [replace(d, over=_part(evaluation.table, d.name.partition(",")[0])) for d in decisions]
+    return Gate(str(out), of or evaluation.models[0], own)
 
 # %% ../nbs/88_gate.ipynb #234fe05f
+def _as_xml(text): return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", text)
+
 def junit(
     gate:Gate, # decisions
 )->str:
     "The decisions as JUnit's XML, one test case per limit"
     counts = {v: sum(d.verdict == v for d in gate.decisions) for v in EXIT_CODES}
-    suite = ElementTree.Element("testsuite", name=f"wrnb gate {gate.folder}", tests=str(len(gate.decisions)),
+    suite = ElementTree.Element("testsuite", name=_as_xml(f"wrnb gate {gate.folder}"), tests=str(len(gate.decisions)),
                                 failures=str(counts[FAILED]), errors=str(counts[UNCLEAR]))
     for d in gate.decisions:
-        case = ElementTree.SubElement(suite, "testcase", classname=f"wrnb.{gate.model}", name=d.name)
+        case = ElementTree.SubElement(suite, "testcase", classname=_as_xml(f"wrnb.{gate.model}"), name=d.title)
         tag = {FAILED: "failure", UNCLEAR: "error"}.get(d.verdict)
         if tag: ElementTree.SubElement(case, tag, message=str(d))
     ElementTree.indent(suite)
@@ -266,7 +293,7 @@ def markdown(
             "| | error (%) | 95 % interval | limit (%) | images | |", "| --- | --- | --- | --- | --- | --- |"]
     for d in gate.decisions:
         more = f", about {d.needs:,} would" if d.needs else ""
-        rows.append(f"| {d.name} | {100*d.error:.2f} | {100*d.low:.2f} to {100*d.high:.2f} | {100*d.limit:.2f} "
+        rows.append(f"| {d.title} | {100*d.error:.2f} | {100*d.low:.2f} to {100*d.high:.2f} | {100*d.limit:.2f} "
                     f"| {d.n} | {d.verdict}{more} |")
     return "\n".join(rows) + "\n"
 

@@ -7,7 +7,6 @@ __all__ = ['hub_set', 'hub_sets']
 
 # %% ../nbs/11_hub_data.ipynb #92868d1f
 from collections.abc import Mapping
-from io import BytesIO
 import json, re
 from typing import NamedTuple
 
@@ -15,28 +14,12 @@ from PIL import Image
 import numpy as np
 
 from .core import WrnbError, as_path, check_pixels, check_whole
-from .pictures import _UNREADABLE, _centre, _rgb
+from .pictures import _centre
 from .items import _pixels, _some
-from .columns import array_of, columns_of, image_and_label, label_numbers
+from .columns import array_of, columns_of, decoded, image_and_label, label_numbers
 from .image_sets import ImageSet
 
 # %% ../nbs/11_hub_data.ipynb #3976790f
-def _file(row, name):
-    "What Pillow can open: a file's bytes, or else its path"
-    own = row if isinstance(row, Mapping) else dict(bytes=row)
-    if own.get("bytes"): return BytesIO(own["bytes"])
-    if own.get("path"): return own["path"]
-    raise WrnbError(f"{name} has no image: remove the row from the dataset")
-
-def _decoded(row, name):
-    "The picture in a row: its file's bytes, or else the path of its file"
-    file = _file(row, name)
-    try:
-        with Image.open(file) as im: return _rgb(im, name)
-    except _UNREADABLE as e:
-        why = " ".join(str(e).split())
-        raise WrnbError(f"{name} cannot be read as an image ({why}): remove it from the dataset") from e
-
 def _of_pixels(values, feature, name):
     "The picture that a row holds as an array or lists"
     if values is None: raise WrnbError(f"{name} has no image: remove the row from the dataset")
@@ -72,7 +55,7 @@ class _Pictures:
     def __getitem__(self, i):
         row, name = self.rows[int(i)]["image"], f"{self.part}/{i}"
         of_file = self.is_type or isinstance(row, (bytes, Mapping))
-        return _decoded(row, name) if of_file else _of_pixels(row, self.feature, name)
+        return decoded(row, name) if of_file else _of_pixels(row, self.feature, name)
 
 def _pixels_of(pictures, idxs, size):
     "uint8 pixels [N, 3, size, size] of some pictures"

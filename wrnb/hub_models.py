@@ -280,7 +280,7 @@ def _from(kind, name, **options):
 
 def _names_in(config):
     "The names of a model's classes, or their numbers if it has none"
-    labels = [config.id2label[i] for i in sorted(config.id2label)]
+    labels = [str(config.id2label[i]) for i in sorted(config.id2label)]
     unnamed = all(re.fullmatch(r"LABEL_\d+", label) for label in labels)
     return range(len(labels)) if unnamed else labels
 
@@ -319,3 +319,17 @@ def hub_network(
     missing = sorted(info["missing_keys"]) + sorted(map(str, info["mismatched_keys"]))
     if missing: raise WrnbError(f"model=hf:{name} has no weights for {missing[0]}: give one trained to classify")
     return AtSize(net, preparation)
+
+# %% ../nbs/20_hub_models.ipynb #de178387
+def hub_heads(
+    name:str, # as `hub_network` takes it
+    n:int, # its outputs
+)->list: # names of layers, as in what `hub_network` gives
+    "Which layers of a model answer: those whose weights do not fit if it is to have another output"
+    log = _package().logging
+    shown = log.get_verbosity()
+    log.set_verbosity_error()
+    options = dict(use_safetensors=True, output_loading_info=True, ignore_mismatched_sizes=True)
+    _, info = _from(_package().AutoModelForImageClassification, name, num_labels=n + 1, **options)
+    log.set_verbosity(shown)
+    return sorted({f"net.{key.rpartition('.')[0]}" for key, *_ in info["mismatched_keys"]})

@@ -20,6 +20,7 @@ from torch.utils.data import ConcatDataset, DataLoader, Dataset, IterableDataset
 
 from .late import is_a
 from .core import WrnbError
+from .pictures import _DAMAGED
 from .items import _LABEL_KEYS, _class_number, _image_and_label, _pixels, _some
 from .columns import image_and_label, readable
 
@@ -238,7 +239,7 @@ class Images(Dataset):
     def __len__(self): return len(self.ids)
     def __getitem__(self, i:int): return self.__getitems__([_place(i, len(self))])[0]
     def __getitems__(self, idxs:list):
-        items = [self._item(item, i) for item, i in zip(self._fetch(idxs), idxs)]
+        items = [self._item(item, i) for item, i in zip(self._fetched(idxs), idxs)]
         _check_sizes([x for x, _ in items], [self._name(i) for i in idxs])
         return items
 
@@ -248,6 +249,15 @@ def _fetch(self:Images, idxs):
     "The dataset's own items, all at once if it offers that"
     together = getattr(self.ds, "__getitems__", None)
     return together(idxs) if together else [self.ds[i] for i in idxs]
+
+@patch
+def _fetched(self:Images, idxs):
+    "The dataset's own items; raise `WrnbError` with the name of the first whose file is missing or damaged"
+    try: return self._fetch(idxs)
+    except _DAMAGED as e:
+        if len(idxs) > 1: return [self._fetched([i])[0] for i in idxs]
+        why = " ".join(str(e).split())
+        raise WrnbError(f"{self._name(idxs[0])} cannot be read ({why}): replace or remove it") from e
 
 @patch
 def _name(self:Images, i): return f"image {self.ids[i]}"

@@ -39,10 +39,17 @@ def _answer(net, x):
         if len(x) == 1: what, size = "an image by itself", ""
         raise WrnbError(f"the model cannot take {what} ({why}): give {size}model= another model") from e
 
+# %% ../nbs/26_inference.ipynb #22052250
+def are_probabilities(
+    logits:torch.Tensor, # [N, classes]
+)->bool:
+    "Does a model seem to end in a softmax?"
+    return bool((logits >= 0).all() and (logits.sum(1) - 1).abs().max() < .01)
+
 # %% ../nbs/26_inference.ipynb #6afba969
 def _warn_of_probabilities(logits):
     "Warn if a model seems to end in a softmax"
-    if (logits >= 0).all() and (logits.sum(1) - 1).abs().max() < .01:
+    if are_probabilities(logits):
         warnings.warn("the model's outputs are probabilities (they sum to 1), not logits: "
                       "leave out its last softmax, which squeezes scores and gradients")
 

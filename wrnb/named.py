@@ -27,7 +27,7 @@ def named_model(
     classes = _wanted(model, classes)
     if not pretrained.knows_classes(model, classes):
         names = sources.names_known_to(model) or []
-        unknown = [str(c) for c in classes if sources.place_of(c, names) is None]
+        unknown = [str(c) for c, place in zip(classes, sources.places_of(classes, names)) if place is None]
         some = ", ".join(unknown[:3] + ["..."]*(len(unknown) > 3))
         raise WrnbError(f"model={model} has no weights for the classes {some}: "
                         "give one that was trained on them, such as resnet20@FILE")

@@ -71,8 +71,8 @@ def _centre(im, size):
 
 # %% ../nbs/06_pictures.ipynb #054a38ac
 # what Pillow raises on damaged files
-_UNREADABLE = (OSError, SyntaxError, ValueError, TypeError, LookupError, ArithmeticError, EOFError,
-               MemoryError, struct.error, zlib.error, Image.DecompressionBombError)
+_DAMAGED = OSError, SyntaxError, EOFError, struct.error, zlib.error, Image.DecompressionBombError
+_UNREADABLE = (*_DAMAGED, ValueError, TypeError, LookupError, ArithmeticError, MemoryError)
 
 @contextmanager
 def _opened(path):

@@ -20,7 +20,7 @@ from .checkpoints import STATS, by_our_names, state_in
 from .zoo import layout_of, network_of
 from .models import IMAGENET_STATS, PixelModel, as_model, load_state, part_of, read_file
 from .sources import (
-    SOURCES, WNIDS, Network, fit_heads, input_size, names_known_to, place_of, source_of, swap_heads, with_outputs)
+    SOURCES, WNIDS, Network, fit_heads, input_size, names_known_to, places_of, source_of, swap_heads, with_outputs)
 
 # %% ../nbs/22_pretrained.ipynb #3d933807
 _all_ = ["WNIDS", "input_size"]
@@ -103,7 +103,7 @@ def _load_pretrained(network, n_classes, classes, state, path):
     thousand = n == len(network.names)
     if not thousand: swap_heads(network.net, network.heads, n_classes)
     model = load_state(PixelModel(network.net, *network.stats), state, path)
-    ours = classes is not None and all(place_of(c, network.names) is not None for c in classes)
+    ours = classes is not None and None not in places_of(classes, network.names)
     if not thousand or n == n_classes and not ours: return model
     if classes is None:
         warnings.warn(f"{path} has {n} outputs and the data {n_classes} classes: the last layer is made anew")
@@ -174,7 +174,7 @@ def knows_classes(
     arch, _, path = str(name).partition("@")
     names = names_known_to(arch)
     if names is None: return bool(path)
-    known = all(place_of(c, names) is not None for c in classes)
+    known = None not in places_of(classes, names)
     if known or not path or len(classes) == len(names): return known or bool(path)
     path = as_path(path)
     changed = path.stat().st_mtime if path.is_file() else None

@@ -26,12 +26,12 @@ from .runs import Run
 from .pictures import _centre
 from .images import _whole_numbers
 from .image_sets import ImageSet
-from .folders import _class_pictures, _is_hidden
+from .folders import _check_link, _class_pictures, _is_hidden
 from .models import as_model, logits_in, untouched
-from .sources import WNIDS
+from .sources import WNIDS, place_of
 from .inference import logits_of
 from .archives import (
-    _UNREADABLE, CIFAR10, _relabelled, broken, class_key, holds_pictures, read_array)
+    _UNREADABLE, CIFAR10, _relabelled, broken, class_key, class_keys, holds_pictures, read_array)
 from .corrupted_sets import _corruption_folders
 
 # %% ../nbs/69_shifted_sets.ipynb #040f838f
@@ -74,9 +74,10 @@ def groups_of(
     classes:list, # the model's, by name or WordNet id
 )->dict: # folder -> places among the model's classes; empty for a class that it does not have
     "Which of the model's outputs stand for each folder"
-    place = {class_key(str(c)): k for k, c in enumerate(classes)}
+    known = class_keys(classes)
     keys = _keys_of(path, folders, list(map(str, classes)))
-    return {f: [place[k] for k in own if k in place] for f, own in keys.items()}
+    places = {f: [place_of(key, known) for key in own] for f, own in keys.items()}
+    return {f: [k for k in own if k is not None] for f, own in places.items()}
 
 
 # %% ../nbs/69_shifted_sets.ipynb #0741ae90
@@ -208,7 +209,8 @@ def _check_not_corrupted(folder, top):
 
 def _leaves(path, classes):
     "Folders below `path`, or itself, with class folders, and how many; a single one holds only pictures"
-    for folder, dirs, _ in os.walk(path):
+    for folder, dirs, _ in os.walk(path, followlinks=True):
+        for d in dirs: _check_link(Path(folder)/d)
         _check_not_corrupted(Path(folder), path)
         own = _class_folders(Path(folder), classes)
         others = [Path(folder)/d for d in dirs if not _is_hidden(d)]

@@ -21,7 +21,7 @@ from .items import _some
 from .networks import MODELS
 from .checkpoints import STATS
 from .zoo import network_of
-from .hub_models import hub_facts, hub_network
+from .hub_models import hub_facts, hub_heads, hub_network
 
 # %% ../nbs/21_sources.ipynb #dbac563a
 def _n_outputs(layer):
@@ -82,25 +82,58 @@ _wnids = (files("wrnb")/"imagenet_wnids.txt").read_text().split()
 WNIDS = dict(zip(_wnids, _imagenet_names(), strict=True))  # WordNet id -> name, in ImageNet's order
 
 # %% ../nbs/21_sources.ipynb #6e8a7000
-def _plain(name): return re.sub(r"[\s_-]+", "", name).casefold()
+def _bare(name): return re.sub(r"[\s_,-]+", "", name)
+
+def _readings(name):
+    "What a name reads like, the surest first: whole or its first synonym, with case and without; any synonym"
+    parts = [_bare(s) for s in name.split(",") if _bare(s)]
+    folded = [s.casefold() for s in parts]
+    return [_bare(name)], parts[:1], [_bare(name).casefold()], folded[:1], folded
 
 @lru_cache(maxsize=8)
-def _plain_places(names):
-    "The places of names by how they read without case, spaces, underscores and hyphens; None if two read the same"
-    plain = [_plain(n) for n in names]
-    return {p: i if plain.count(p) == 1 else None for i, p in enumerate(plain)}
+def _by_reading(names):
+    "Reading -> places of the names that read so, once per degree of certainty"
+    degrees = [{}, {}, {}, {}, {}]
+    for i, name in enumerate(names):
+        for places, own in zip(degrees, _readings(WNIDS.get(name, name))):
+            for reading in own: places.setdefault(reading, set()).add(i)
+    return degrees
+
+def _read(c, names):
+    "The place of the only name that reads like a class; None if there is none, or more than one"
+    for places, own in zip(_by_reading(tuple(names)), _readings(c)):
+        found = set().union(*(places.get(reading, ()) for reading in own))
+        if found: return found.pop() if len(found) == 1 else None
 
 def place_of(
     c, # a class: its number, name or WordNet id
     names:list, # of the classes
 )->int|None:
     "The place of a class among others, by its name or else by what it reads like; None if it is none or several"
-    if len(names) == len(WNIDS): c = WNIDS.get(c, c)
     if isinstance(c, int): return c if 0 <= c < len(names) else None
-    if c in names: return names.index(c)
-    return _plain_places(tuple(names)).get(_plain(c)) if isinstance(names, list) and isinstance(c, str) else None
+    if not (isinstance(names, list) and isinstance(c, str)): return None
+    for name in (c, WNIDS.get(c)):
+        if name in names: return names.index(name) if names.count(name) == 1 else None
+    return _read(WNIDS.get(c, c), names)
 
 # %% ../nbs/21_sources.ipynb #73783725
+def is_imagenet(
+    names:list, # of classes
+)->bool:
+    "Are these ImageNet's thousand classes in their order, most of them called as torchvision does?"
+    ours = _imagenet_names()
+    if not isinstance(names, list) or len(names) != len(ours): return False
+    same = sum(str(n).split(",")[0].casefold() == o.casefold() for n, o in zip(names, ours))
+    return same > .8*len(ours)
+
+def places_of(
+    classes:list, # numbers, names or WordNet ids
+    names:list, # of the classes among which they are looked for
+)->list: # of numbers; None for a class that is none of them, or several
+    "The place of each class; lists that are the same as wholes are known even by a name that two have"
+    whole = classes == names or all(map(is_imagenet, (classes, names)))
+    return list(range(len(names))) if whole else [place_of(c, names) for c in classes]
+
 def _check_known(classes, rows, names):
     "Raise `WrnbError` with the classes that a model does not know, if there are any"
     unknown = [repr(c) for c, row in zip(classes, rows) if row is None]
@@ -111,15 +144,18 @@ def _check_known(classes, rows, names):
 
 def _check_apart(classes, rows, names):
     "Raise `WrnbError` if two classes read like one name of the model's"
+    first = {}
     for k, (c, row) in enumerate(zip(classes, rows)):
-        if c in names or isinstance(c, int) or c in WNIDS or rows.count(row) == 1: continue
-        other = next(o for j, o in enumerate(classes) if j != k and rows[j] == row)
-        raise WrnbError(f"classes {other!r} and {c!r} both read like the model's {names[row]!r}: rename one")
+        if isinstance(c, int): continue  # which says what it means
+        other = classes[first.setdefault(row, k)]
+        if first[row] == k: continue
+        both = f"classes {other!r} and {c!r} both read like the model's {names[row]!r}"
+        raise WrnbError(f"{both}: rename one")
 
 def _rows(classes, names, n_classes):
     "The places of `classes` among the pretrained ones; raise `WrnbError` if they are not all there"
     if classes is None: return None
-    rows = [place_of(c, names) for c in classes]
+    rows = places_of(classes, names)
     _check_known(classes, rows, names)
     _check_apart(classes, rows, names)
     if len(classes) == n_classes: return rows
@@ -234,10 +270,7 @@ def _efficientnet_lite0(name, pretrained=True):
 # %% ../nbs/21_sources.ipynb #a50e155e
 def _hub_names(names):
     "The names of a model's classes; ImageNet's, if they are those with all their synonyms"
-    ours = _imagenet_names()
-    if len(names) != len(ours) or not isinstance(names, list): return names
-    same = sum(n.split(",")[0].casefold() == o.casefold() for n, o in zip(names, ours))
-    return ours if same > .8*len(ours) else names
+    return _imagenet_names() if is_imagenet(names) else names
 
 def _hub_facts(name):
     "Picture size and class names of a model of Hugging Face's"
@@ -249,8 +282,8 @@ def _from_hub(name, pretrained=True):
     if not pretrained: raise WrnbError(f"model=hf:{name} brings its weights: leave out @CHECKPOINT")
     recipe, names = hub_facts(name)
     net = hub_network(name)
-    layers = with_outputs(net, len(names))
-    heads = [k for k in layers if "classifier" in k] or layers[-1:]
+    heads = with_outputs(net, len(names))
+    if len(heads) > 1: heads = hub_heads(name, len(names))
     return Network(net, heads, _hub_names(names), (recipe.mean, recipe.std))
 
 # %% ../nbs/21_sources.ipynb #a069757f
