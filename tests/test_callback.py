@@ -92,7 +92,7 @@ def test_if_even_the_fewest_images_are_too_dear_some_epochs_are_left_out(clock, 
     monkeypatch.setattr(monitoring, "_SHORT", 0)
     learn, watch, _ = fitted(clock, 7, budget=.03)
     every = int(re.search(r"every (\d) epochs and the last", capsys.readouterr().out)[1])
-    assert every > 1 and set(table(learn).per_cell) == {2}
+    assert every > 1 and table(learn).per_cell.max() <= 3
     due = {e for e in range(7) if (e + 1) % every == 0} | {6}
     assert table(learn).epoch.tolist() == sorted(due)
     assert {e for e, row in enumerate(learn.recorder.values) if not np.isnan(row[-1])} == due

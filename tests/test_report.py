@@ -10,7 +10,7 @@ from execnb.shell import CaptureShell
 from fastcore.xtras import working_directory
 
 from helpers import complaint, pictures
-from test_browser import BROWSER, browser, contrast, luminance, opened  # noqa: F401 (a fixture)
+from test_browser import BROWSER, browser, contrast, hard_to_read, luminance, opened  # noqa: F401 (a fixture)
 from wrnb.cli import main
 from wrnb.findings import Findings, of_difference
 from wrnb.gallery import class_pictures
@@ -462,6 +462,51 @@ def test_the_page_can_be_read(theme, width, page, run, browser):
     assert (luminance(colours[0][1]) > .5) == (theme == "light")
     shown = browser.execute_script("return [...document.images].map(i => [i.complete, i.naturalWidth])")
     assert all(done and size for done, size in shown)
+
+
+@pytest.fixture(scope="module")
+def compared(page, run):
+    "The page that compares a run with a copy of itself"
+    wrnb("report", run, shutil.copytree(run, run.with_name("twin")))
+    return run/"compare-twin.html"
+
+
+@needs_browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_all_of_it_can_be_read_when_it_is_unfolded(theme, width, page, run, compared, browser):
+    for path in (run/"report.html", compared):
+        look(browser, path, width, theme)
+        folded = browser.find_elements("css selector", "details")
+        for part in folded:
+            inside = part.find_element("css selector", "table, pre")
+            assert not inside.is_displayed()
+            browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", part)
+            part.find_element("css selector", "summary").click()
+            assert inside.is_displayed()
+        assert len(folded) >= 1 and not hard_to_read(browser, "body *")
+        inside, shown = browser.execute_script(WIDE)
+        assert inside <= shown
+
+
+@needs_browser
+def test_the_page_is_used_with_the_mouse_and_with_keys(page, run, browser):
+    look(browser, run/"report.html", 1280, "light")
+    for link in browser.find_elements("css selector", "nav a"):
+        browser.execute_script("scrollTo(0, 0)")
+        link.click()
+        target = browser.find_element("id", link.get_attribute("href").split("#")[1])
+        top, height = browser.execute_script("return [arguments[0].getBoundingClientRect().top, innerHeight]", target)
+        assert 0 <= top + 1 and top < height and target.find_element("css selector", "h2").text == link.text
+    table = browser.find_elements("css selector", "details:has(table.sortable)")[0]
+    table.find_element("css selector", "summary").send_keys("\n")
+    head = table.find_elements("css selector", "th button")[1]
+    for keys, turn in (None, False), ("\n", True):
+        head.send_keys(keys) if keys else head.click()
+        cells = [row.find_elements("css selector", "td")[0].text for row in
+                 table.find_elements("css selector", "tbody tr")]
+        values = [float(v) for v in cells]
+        assert values == sorted(values, reverse=turn) and len(set(values)) > 3
 
 
 @needs_browser

@@ -94,7 +94,7 @@ class _Near:
         return weak
 
 # %% ../nbs/52_monitoring.ipynb #a31e2c41
-_AIM, _FEWEST, _SHORT = .8, 2, .5  # share of the budget that is planned; images per cell; seconds nobody waits for
+_AIM, _FEWEST, _SHORT = .8, 2, .5  # share of the budget that is planned with; images per cell; seconds always free
 
 @dataclass
 class _Price:
@@ -111,12 +111,11 @@ class _Price:
         "The share of the images that costs so many seconds, at most 1"
         return min(1., (allowed - self.fixed)/(self.looks + self.once/n_measured))
 
-def _plan(price, seconds, n_epoch, every, budget, fewest):
+def _plan(price, available, n_epoch, every, fewest):
     "The share of the images to look at, at least `fewest`, and after every how many epochs, at least `every`"
     for every in range(every, max(every, n_epoch) + 1):
         n_measured = -(-n_epoch//every)
-        allowed = max(_AIM*budget*seconds*n_epoch/n_measured, _SHORT)
-        share = price.share(allowed, n_measured)
+        share = price.share(max(available/n_measured, _SHORT), n_measured)
         if share >= fewest: break
     return max(share, fewest), every
 
@@ -236,13 +235,13 @@ def _price(self:RobustnessCallback):
 @patch
 def _decide(self:RobustnessCallback, seconds):
     "After an epoch of so many seconds, the first: how many images are looked at, and after which epochs"
-    self.interval, sizes = self.every, self.asked
-    if self.budget is not None:
-        price, n_epoch, fewest = self._price(), self.n_epoch - self.epoch, min(1, _FEWEST/self.per_cell)
-        share, self.interval = _plan(price, seconds, n_epoch, self.every, budget=self.budget, fewest=fewest)
-        sizes = tuple(max(1, int(share*n + 1e-9)) for n in self.asked)
-        if (sizes, self.interval) != (self.asked, self.every): self._tell(sizes, price.seconds(1, n_epoch)/seconds)
-    self._take(*sizes)
+    start, n_epoch = perf_counter(), self.n_epoch - self.epoch
+    price = self._price()
+    available = _AIM*self.budget*seconds*n_epoch - self.prepared - (perf_counter() - start)
+    share, self.interval = _plan(price, available, n_epoch, self.every, min(1, _FEWEST/self.per_cell))
+    sizes = tuple(max(1, int(share*n + 1e-9)) for n in self.asked)
+    if (sizes, self.interval) != (self.asked, self.every): self._tell(sizes, price.seconds(1, n_epoch)/seconds)
+    return sizes
 
 @patch
 def _tell(self:RobustnessCallback, sizes, share):
@@ -292,8 +291,9 @@ def after_validate(self:RobustnessCallback):
 @patch
 def _get_ready(self:RobustnessCallback):
     "Decide what is measured, and corrupt the images"
-    start = perf_counter()
-    self._decide(start - self.began_epoch)
+    start, self.interval = perf_counter(), self.every
+    sizes = self.asked if self.budget is None else self._decide(start - self.began_epoch)
+    self._take(*sizes)
     self.prepared += perf_counter() - start
 
 @patch

@@ -203,7 +203,7 @@ def _percent(p): return f"{100*p:.0f} %"
 
 def _answer(pred, p, right):
     "What the classifier says, marked if it is wrong"
-    return f"{'✓' if right else '✗'} {pred} {_percent(p)}"
+    return f"{'✓' if right else '✗'} {pred} ({_percent(p)})"
 
 # %% ../nbs/46_shelf.ipynb #d92c1ec9
 @patch
