@@ -17,6 +17,8 @@ from wrnb.gallery import class_pictures
 from wrnb.loop import Loop
 from wrnb.models import save_weights
 from wrnb.pretrained import load_model
+from wrnb.report import rendered
+from wrnb.sections import table_block
 
 SIZE = ["--limit", "200", "--test-limit", "60"]
 FEW = "--n-neighbors 8 -k 20 --epochs 1 --base-epochs 15 --severities 1 5 --attacks fgsm --attack-eps 4 8".split()
@@ -507,6 +509,33 @@ def test_the_page_is_used_with_the_mouse_and_with_keys(page, run, browser):
                  table.find_elements("css selector", "tbody tr")]
         values = [float(v) for v in cells]
         assert values == sorted(values, reverse=turn) and len(set(values)) > 3
+
+
+DOT = ("data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptV"
+       "AAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")  # one black pixel
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", ["x"*120, "a class with a name of many words, as in ImageNet, "*3, "猫"*60])
+def test_long_names_leave_room_for_the_figures(name, width, tmp_path, browser):
+    image = dict(image=DOT, label=name, score=.5, id=name, pred=name, neighbor=DOT, difference=DOT)
+    cells = [dict(title=title, image=DOT, answers=[(name, False), (name, True)]) for title in ("clean", "fog")]
+    table = table_block(pd.DataFrame(dict(error=[1.5, 2.5]), index=pd.Index([name, "b"], name="class")), folded=False)
+    bars = [dict(name=name, value=30., low=20., high=40., best=True)]
+    blocks = [dict(kind="weak", pictures=[image]*3), table, dict(kind="text", text=name),
+              dict(kind="classes", rows=[dict(name=name, cells=cells)], models=["base", name])]
+    sections = [dict(id="one", title=name, blocks=blocks)]
+    card = dict(title=name, hint=name, bars=bars, verdict=name)
+    page = rendered(title=name, subtitle=name, lead=[name], cards=[card], strip=[image]*8, sections=sections)
+    (tmp_path/"page.html").write_text(page, encoding="utf-8")
+    look(browser, tmp_path/"page.html", width, "light")
+    inside, shown = browser.execute_script(WIDE)
+    assert inside <= shown == width
+    for head in browser.find_elements("css selector", "tbody th"):
+        assert head.size["width"] < .6*width
+        assert head.text == "b" or head.get_attribute("title") == name
+    assert min(e.size["width"] for e in browser.find_elements("css selector", ".strip img")) > 40
 
 
 @needs_browser

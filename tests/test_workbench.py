@@ -14,13 +14,14 @@ import pytest
 import torch
 
 from wrnb.cli import main
+from wrnb.core import WrnbError
 from wrnb.corrections import Corrections, apply_corrections
 from wrnb.data import data_hash
 from wrnb.folders import load_data
 from wrnb.loop import Loop
 from wrnb.pretrained import load_model
 from wrnb.scoring import score_robustness
-from wrnb.shelf import KEYS
+from wrnb.shelf import KEYS, Shelf
 import wrnb.workbench  # gives `Scores` its methods
 
 from helpers import ROOT, complaint
@@ -152,6 +153,52 @@ def test_a_run_folder_browses_and_its_corrections_go_into_the_next_run(digits_mo
     assert again.ds.classes[row.label] == relabelled.label
     assert complaint(capsys, *common, "--out", tmp_path/"first", "--corrections", tmp_path/"first")
     assert "has no decisions" in complaint(capsys, *common, "--out", tmp_path/"third", "--corrections", tmp_path/"none")
+
+
+# --- corrections.csv, edited by hand --------------------------------------------------------------
+
+HEAD = "id,index,action,label,when\n"
+WRONG = ["{id},{big},keep,3,now\n", "{id},1,keep\n", ",1,keep,3,now\n", "{id},1,Keep,3,now\n", "{id},1,relabel,,now\n",
+         "{id},1,relabel,cat, black,now\n", "{id};1;keep;3;now\n", "{id},one,keep,3,now\n", "{id},1.0,keep,3,now\n"]
+
+
+@pytest.mark.parametrize("row", WRONG)
+def test_a_row_that_was_edited_wrongly_is_refused(row, scores, tmp_path):
+    kept = Corrections(tmp_path, scores.ds)
+    kept.path.write_text(HEAD + row.format(id=scores.ds.ids[1], big="9"*30))
+    with pytest.raises(WrnbError, match="corrections.csv"): apply_corrections(scores.ds, tmp_path)
+    with pytest.raises(WrnbError, match="corrections.csv"): kept.decide(0, "drop")
+    assert kept.path.read_text().startswith(HEAD), "nothing is lost"
+
+
+def test_a_file_that_a_spreadsheet_wrote_is_read(scores, tmp_path):
+    kept = Corrections(tmp_path, scores.ds)
+    row = f"{scores.ds.ids[1]},1,drop,3,now\r\n"
+    kept.path.write_bytes(b"\xef\xbb\xbf" + (HEAD.strip() + "\r\n" + row).encode())
+    assert len(apply_corrections(scores.ds, tmp_path)) == 199
+
+
+def test_an_id_with_a_slip_is_found_if_the_data_are_whole(digits_model, tmp_path):
+    digits, _ = load_data("digits", limit=40)
+    scores = score_robustness(load_model(digits_model, 10), digits, eps=.3, n_neighbors=2, out=tmp_path)
+    for i in (3, 5): scores.corrections().decide(i, "drop")
+    assert len(apply_corrections(digits.take(range(4)), tmp_path)) == 3, "a part may lack some"
+    path = tmp_path/"corrections.csv"
+    path.write_text(path.read_text().replace(digits.ids[5], digits.ids[5] + "x"))
+    with pytest.raises(WrnbError, match=f"'{digits.ids[5]}x'"): apply_corrections(digits, tmp_path)
+
+
+def test_undo_after_a_resume_looks_at_the_image_it_is_about(scores, tmp_path):
+    first = Shelf(scores, show="all", k=30, corrections=scores.corrections(tmp_path), device="cpu")
+    first.press("n")
+    first.press("d")
+    decided = first.idxs[1]
+    again = Shelf(scores, show="all", k=30, corrections=scores.corrections(tmp_path), device="cpu")
+    assert again.selected == first.idxs[0]
+    path = again.corrections.path
+    path.write_text(path.read_text().replace(f",{decided},drop", f",{first.idxs[7]},drop"))  # the id is what counts
+    assert "drop undone" in again.press("u") and again.selected == decided
+    assert not path.exists() and again.press("u") == "there is nothing to undo"
 
 
 # --- in JupyterLab --------------------------------------------------------------------------------
