@@ -178,6 +178,13 @@ return [...document.querySelectorAll('.breadcrumb-item, .breadcrumb-item a, deta
     .filter(e => e.offsetParent).map(e => [getComputedStyle(e).color, behind(e), e.innerText])"""
 
 
+TEXTS = """const behind = e => { for (; e; e = e.parentElement) { const c = getComputedStyle(e).backgroundColor;
+    if (!/, 0\\)$/.test(c)) return c } return getComputedStyle(document.body).backgroundColor };
+const own = e => [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());
+return [...document.querySelectorAll(arguments[0])].filter(e => own(e) && e.checkVisibility({opacityProperty: true}))
+    .map(e => [getComputedStyle(e).color, behind(e), e.textContent.trim()])"""  # colours of the text in some elements
+
+
 def luminance(colour):
     "Relative luminance as WCAG 2 defines it"
     parts = [float(v)/255 for v in colour.replace("rgba", "rgb")[4:-1].split(",")[:3]]
@@ -188,6 +195,13 @@ def luminance(colour):
 def contrast(colours):
     low, high = sorted(luminance(c) for c in colours)
     return (high + .05)/(low + .05)
+
+
+def hard_to_read(browser, css, contrast_of_text=4.5):
+    "The text in these elements that is too pale; an error if there is no text at all"
+    texts = browser.execute_script(TEXTS, css)
+    assert texts, f"no text in {css}"
+    return [(text[:60], colours) for *colours, text in texts if contrast(colours) < contrast_of_text]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

@@ -10,13 +10,15 @@ from execnb.shell import CaptureShell
 from fastcore.xtras import working_directory
 
 from helpers import complaint, pictures
-from test_browser import BROWSER, browser, contrast, luminance, opened  # noqa: F401 (a fixture)
+from test_browser import BROWSER, browser, contrast, hard_to_read, luminance, opened  # noqa: F401 (a fixture)
 from wrnb.cli import main
 from wrnb.findings import Findings, of_difference
 from wrnb.gallery import class_pictures
 from wrnb.loop import Loop
 from wrnb.models import save_weights
 from wrnb.pretrained import load_model
+from wrnb.report import rendered
+from wrnb.sections import table_block
 
 SIZE = ["--limit", "200", "--test-limit", "60"]
 FEW = "--n-neighbors 8 -k 20 --epochs 1 --base-epochs 15 --severities 1 5 --attacks fgsm --attack-eps 4 8".split()
@@ -462,6 +464,78 @@ def test_the_page_can_be_read(theme, width, page, run, browser):
     assert (luminance(colours[0][1]) > .5) == (theme == "light")
     shown = browser.execute_script("return [...document.images].map(i => [i.complete, i.naturalWidth])")
     assert all(done and size for done, size in shown)
+
+
+@pytest.fixture(scope="module")
+def compared(page, run):
+    "The page that compares a run with a copy of itself"
+    wrnb("report", run, shutil.copytree(run, run.with_name("twin")))
+    return run/"compare-twin.html"
+
+
+@needs_browser
+@pytest.mark.parametrize("theme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_all_of_it_can_be_read_when_it_is_unfolded(theme, width, page, run, compared, browser):
+    for path in (run/"report.html", compared):
+        look(browser, path, width, theme)
+        folded = browser.find_elements("css selector", "details")
+        for part in folded:
+            inside = part.find_element("css selector", "table, pre")
+            assert not inside.is_displayed()
+            browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", part)
+            part.find_element("css selector", "summary").click()
+            assert inside.is_displayed()
+        assert len(folded) >= 1 and not hard_to_read(browser, "body *")
+        inside, shown = browser.execute_script(WIDE)
+        assert inside <= shown
+
+
+@needs_browser
+def test_the_page_is_used_with_the_mouse_and_with_keys(page, run, browser):
+    look(browser, run/"report.html", 1280, "light")
+    for link in browser.find_elements("css selector", "nav a"):
+        browser.execute_script("scrollTo(0, 0)")
+        link.click()
+        target = browser.find_element("id", link.get_attribute("href").split("#")[1])
+        top, height = browser.execute_script("return [arguments[0].getBoundingClientRect().top, innerHeight]", target)
+        assert 0 <= top + 1 and top < height and target.find_element("css selector", "h2").text == link.text
+    table = browser.find_elements("css selector", "details:has(table.sortable)")[0]
+    table.find_element("css selector", "summary").send_keys("\n")
+    head = table.find_elements("css selector", "th button")[1]
+    for keys, turn in (None, False), ("\n", True):
+        head.send_keys(keys) if keys else head.click()
+        cells = [row.find_elements("css selector", "td")[0].text for row in
+                 table.find_elements("css selector", "tbody tr")]
+        values = [float(v) for v in cells]
+        assert values == sorted(values, reverse=turn) and len(set(values)) > 3
+
+
+DOT = ("data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptV"
+       "AAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg==")  # one black pixel
+
+
+@needs_browser
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize("name", ["x"*120, "a class with a name of many words, as in ImageNet, "*3, "猫"*60])
+def test_long_names_leave_room_for_the_figures(name, width, tmp_path, browser):
+    image = dict(image=DOT, label=name, score=.5, id=name, pred=name, neighbor=DOT, difference=DOT)
+    cells = [dict(title=title, image=DOT, answers=[(name, False), (name, True)]) for title in ("clean", "fog")]
+    table = table_block(pd.DataFrame(dict(error=[1.5, 2.5]), index=pd.Index([name, "b"], name="class")), folded=False)
+    bars = [dict(name=name, value=30., low=20., high=40., best=True)]
+    blocks = [dict(kind="weak", pictures=[image]*3), table, dict(kind="text", text=name),
+              dict(kind="classes", rows=[dict(name=name, cells=cells)], models=["base", name])]
+    sections = [dict(id="one", title=name, blocks=blocks)]
+    card = dict(title=name, hint=name, bars=bars, verdict=name)
+    page = rendered(title=name, subtitle=name, lead=[name], cards=[card], strip=[image]*8, sections=sections)
+    (tmp_path/"page.html").write_text(page, encoding="utf-8")
+    look(browser, tmp_path/"page.html", width, "light")
+    inside, shown = browser.execute_script(WIDE)
+    assert inside <= shown == width
+    for head in browser.find_elements("css selector", "tbody th"):
+        assert head.size["width"] < .6*width
+        assert head.text == "b" or head.get_attribute("title") == name
+    assert min(e.size["width"] for e in browser.find_elements("css selector", ".strip img")) > 40
 
 
 @needs_browser

@@ -14,23 +14,26 @@ import pytest
 import torch
 
 from wrnb.cli import main
+from wrnb.core import WrnbError
 from wrnb.corrections import Corrections, apply_corrections
 from wrnb.data import data_hash
 from wrnb.folders import load_data
 from wrnb.loop import Loop
 from wrnb.pretrained import load_model
 from wrnb.scoring import score_robustness
-from wrnb.shelf import KEYS
+from wrnb.shelf import KEYS, Shelf
 import wrnb.workbench  # gives `Scores` its methods
 
 from helpers import ROOT, complaint
-from test_browser import BROWSER, FLAGS
+from test_browser import BROWSER, FLAGS, dark, hard_to_read
 
 needs_widgets = pytest.mark.skipif(not find_spec("ipywidgets"), reason='no ipywidgets: pip install "wrnb[widgets]"')
 needs_lab = pytest.mark.skipif(
     not (find_spec("jupyterlab") and BROWSER and shutil.which("chromedriver")), reason="no JupyterLab or no browser")
+needs_browser = pytest.mark.skipif(not (BROWSER and shutil.which("chromedriver")), reason="no browser")
 SHOTS = os.environ.get("WRNB_SCREENSHOTS")
 WIDTHS = (1280, 480)
+THEMES = ("light", "dark")
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +155,52 @@ def test_a_run_folder_browses_and_its_corrections_go_into_the_next_run(digits_mo
     assert "has no decisions" in complaint(capsys, *common, "--out", tmp_path/"third", "--corrections", tmp_path/"none")
 
 
+# --- corrections.csv, edited by hand --------------------------------------------------------------
+
+HEAD = "id,index,action,label,when\n"
+WRONG = ["{id},{big},keep,3,now\n", "{id},1,keep\n", ",1,keep,3,now\n", "{id},1,Keep,3,now\n", "{id},1,relabel,,now\n",
+         "{id},1,relabel,cat, black,now\n", "{id};1;keep;3;now\n", "{id},one,keep,3,now\n", "{id},1.0,keep,3,now\n"]
+
+
+@pytest.mark.parametrize("row", WRONG)
+def test_a_row_that_was_edited_wrongly_is_refused(row, scores, tmp_path):
+    kept = Corrections(tmp_path, scores.ds)
+    kept.path.write_text(HEAD + row.format(id=scores.ds.ids[1], big="9"*30))
+    with pytest.raises(WrnbError, match="corrections.csv"): apply_corrections(scores.ds, tmp_path)
+    with pytest.raises(WrnbError, match="corrections.csv"): kept.decide(0, "drop")
+    assert kept.path.read_text().startswith(HEAD), "nothing is lost"
+
+
+def test_a_file_that_a_spreadsheet_wrote_is_read(scores, tmp_path):
+    kept = Corrections(tmp_path, scores.ds)
+    row = f"{scores.ds.ids[1]},1,drop,3,now\r\n"
+    kept.path.write_bytes(b"\xef\xbb\xbf" + (HEAD.strip() + "\r\n" + row).encode())
+    assert len(apply_corrections(scores.ds, tmp_path)) == 199
+
+
+def test_an_id_with_a_slip_is_found_if_the_data_are_whole(digits_model, tmp_path):
+    digits, _ = load_data("digits", limit=40)
+    scores = score_robustness(load_model(digits_model, 10), digits, eps=.3, n_neighbors=2, out=tmp_path)
+    for i in (3, 5): scores.corrections().decide(i, "drop")
+    assert len(apply_corrections(digits.take(range(4)), tmp_path)) == 3, "a part may lack some"
+    path = tmp_path/"corrections.csv"
+    path.write_text(path.read_text().replace(digits.ids[5], digits.ids[5] + "x"))
+    with pytest.raises(WrnbError, match=f"'{digits.ids[5]}x'"): apply_corrections(digits, tmp_path)
+
+
+def test_undo_after_a_resume_looks_at_the_image_it_is_about(scores, tmp_path):
+    first = Shelf(scores, show="all", k=30, corrections=scores.corrections(tmp_path), device="cpu")
+    first.press("n")
+    first.press("d")
+    decided = first.idxs[1]
+    again = Shelf(scores, show="all", k=30, corrections=scores.corrections(tmp_path), device="cpu")
+    assert again.selected == first.idxs[0]
+    path = again.corrections.path
+    path.write_text(path.read_text().replace(f",{decided},drop", f",{first.idxs[7]},drop"))  # the id is what counts
+    assert "drop undone" in again.press("u") and again.selected == decided
+    assert not path.exists() and again.press("u") == "there is nothing to undo"
+
+
 # --- in JupyterLab --------------------------------------------------------------------------------
 
 CELLS = ["""
@@ -166,10 +215,16 @@ bench
 """]
 
 
-def notebook(path, **values):
-    "A notebook of CELLS"
+BROWSE = """
+bench = scores.browse(show="all", k=30, per_page=8)
+bench
+"""
+
+
+def notebook(path, *cells, **values):
+    "A notebook of these cells"
     empty = dict(cell_type="code", metadata={}, outputs=[], execution_count=None)
-    cells = [empty | dict(id=f"cell{i}", source=text.format(**values)) for i, text in enumerate(CELLS)]
+    cells = [empty | dict(id=f"cell{i}", source=text.format(**values)) for i, text in enumerate(cells)]
     kernel = dict(kernelspec=dict(name="python3", display_name="Python 3", language="python"))
     path.write_text(json.dumps(dict(cells=cells, metadata=kernel, nbformat=4, nbformat_minor=5)))
 
@@ -259,18 +314,24 @@ TEXT = "return document.querySelector('.jp-OutputArea .widget-vbox').innerText"
 RUN = "window.jupyterapp.commands.execute('notebook:run-all-cells')"
 
 
-@needs_widgets
-@needs_lab
-def test_clicks_and_keys_in_jupyterlab_end_in_the_file(lab, browser, digits_model):
+def run_in_lab(lab, browser, name, *cells, **values):
+    "Open a notebook of these cells in JupyterLab, and run it until it shows a page of images"
     folder, url = lab
-    notebook(folder/"clean.ipynb", model=digits_model, folder=str(folder/"run"))
-    browser.get(f"{url}/lab/tree/clean.ipynb?reset")
-    until(browser, lambda b: len(shown(b, ".jp-Cell .cm-content")) == len(CELLS))
+    notebook(folder/name, *cells, **values)
+    browser.get(f"{url}/lab/tree/{name}?reset")
+    until(browser, lambda b: len(shown(b, ".jp-Cell .cm-content")) == len(cells))
     until(browser, lambda b: b.execute_script(IDLE))
     browser.execute_script("window.jupyterapp.commands.execute('application:toggle-left-area')")
     shown(browser, ".jp-Cell .cm-content")[0].click()  # now it is the notebook that commands are about
     browser.execute_script(RUN)
     until(browser, lambda b: len(shown(b, ".wrnb-card")) == 8, 120)
+
+
+@needs_widgets
+@needs_lab
+def test_clicks_and_keys_in_jupyterlab_end_in_the_file(lab, browser, digits_model):
+    folder, _ = lab
+    run_in_lab(lab, browser, "clean.ipynb", *CELLS, model=digits_model, folder=str(folder/"run"))
     kept, cards = Corrections(folder/"run"), shown(browser, ".wrnb-card")
     until(browser, lambda b: len(shown(b, ".wrnb-details img")) == 1 + 8 + 19)
     for width in WIDTHS:
@@ -305,3 +366,115 @@ def test_clicks_and_keys_in_jupyterlab_end_in_the_file(lab, browser, digits_mode
     screenshot(browser, "workbench-page-2")
     box.send_keys("uuu")
     until(browser, lambda b: not kept.path.exists(), 20)
+
+
+def menu(browser, name):
+    "The menu with this name"
+    from selenium.webdriver.support.ui import Select
+    row = next(r for r in shown(browser, ".widget-dropdown") if r.text.splitlines()[0] == name)
+    return Select(row.find_element("css selector", "select"))
+
+
+def images_shown(browser):
+    "The names of the images on the page, as it shows them"
+    return [e.get_attribute("alt").split(",")[0].removeprefix("image ") for e in shown(browser, ".wrnb-card img")]
+
+
+def first_line(browser): return browser.execute_script("return document.querySelector('.wrnb-details b').innerText")
+
+
+@needs_widgets
+@needs_lab
+def test_menus_a_click_and_keys_in_jupyterlab_show_what_they_say(lab, browser, scores, digits_model):
+    browser.set_window_size(1280, 1400)
+    run_in_lab(lab, browser, "browse.ipynb", CELLS[0], BROWSE, model=digits_model)
+    shelf = scores.browse(show="all", k=30).shelf
+    def rows_of(label=None, pred=None):
+        return scores.table.set_index("index").loc[shelf.choose("all", label, pred).idxs]
+    rows = rows_of()
+    label, pred = (str(rows[kind].value_counts().index[0]) for kind in ("label", "pred"))
+
+    def are_shown(some): until(browser, lambda b: images_shown(b) == some.id.tolist()[:8] and len(some) > 0)
+    are_shown(rows)
+    menu(browser, "label").select_by_visible_text(label)
+    are_shown(rows_of(label))
+    assert set(rows_of(label).label) == {int(label)}
+    menu(browser, "label").select_by_visible_text("any")
+    menu(browser, "predicted").select_by_visible_text(pred)
+    are_shown(rows_of(None, pred))
+    assert set(rows_of(None, pred).pred) == {int(pred)}
+    menu(browser, "predicted").select_by_visible_text("any")
+    are_shown(rows)
+
+    shown(browser, ".wrnb-card")[3].click()  # the image, its neighbours, the classes they go to, every corruption
+    until(browser, lambda b: rows.id.iloc[3] in first_line(b))
+    until(browser, lambda b: len(shown(b, ".wrnb-details img")) == 1 + 8 + 19)
+    details = shown(browser, ".wrnb-details")[0].text
+    assert "10 neighbours: " in details and "jpeg compression" in details
+    menu(browser, "severity").select_by_visible_text("5")
+    until(browser, lambda b: "Corruptions of severity 5" in shown(b, ".wrnb-details")[0].text)
+    box = shown(browser, ".jp-OutputArea input[type=text]")[0]
+    box.send_keys("n")
+    until(browser, lambda b: rows.id.iloc[4] in first_line(b))
+    box.send_keys("f")
+    until(browser, lambda b: "page 2 of" in b.execute_script(TEXT) and images_shown(b) == rows.id.tolist()[8:16])
+    box.send_keys("k")
+    until(browser, lambda b: "nothing can be decided here" in b.execute_script(TEXT))
+    assert not [b for b in shown(browser, ".jp-OutputArea button") if b.text.startswith("keep")]
+    check_readable_in_jupyterlab(browser)
+
+
+WIDER = """return [...document.querySelectorAll('.jp-OutputArea-output, .jp-OutputArea .widget-vbox')]
+    .filter(e => e.scrollWidth > e.clientWidth + 1).map(e => e.className)"""
+
+
+def change_theme(browser, theme):
+    name = f"JupyterLab {theme.title()}"
+    browser.execute_script(f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: '{name}'}})")
+    until(browser, lambda b: b.execute_script("return document.body.dataset.jpThemeName") == name)
+    until(browser, lambda b: dark(b) == (theme == "dark"))
+
+
+def check_readable_in_jupyterlab(browser):
+    "Widgets in both themes and at two widths"
+    for theme in reversed(THEMES):
+        change_theme(browser, theme)
+        for width in (1280, 390):
+            browser.set_window_size(width, 1400)
+            until(browser, lambda b: not b.execute_script(WIDER))
+            assert not hard_to_read(browser, ".jp-OutputArea .widget-vbox *")
+            screenshot(browser, f"browse-{theme}-{width}")
+
+
+# --- the page without widgets ---------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def static_page(scores, tmp_path_factory):
+    "Weak images of which one has a long name, with quotes and tags"
+    ds = copy.copy(scores.ds)
+    ds.classes = ["a <b>class</b> of a very long name, \"quoted\", " + "x"*80, *ds.classes[1:]]
+    table = scores.table.assign(label=scores.table.label.where(scores.table["index"] > 5, 0))
+    path = tmp_path_factory.mktemp("static")/"page.html"
+    return replace(scores, ds=ds, table=table).save_page(path, n=8, show="all")
+
+
+@needs_browser
+@pytest.mark.parametrize("theme", THEMES)
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_without_widgets_unfolds_at_a_click_and_can_be_read(theme, width, static_page, browser):
+    scheme = [dict(name="prefers-color-scheme", value=theme)]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", dict(features=scheme))
+    screen = dict(width=width, height=900, deviceScaleFactor=1, mobile=width < 600)
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    try:
+        browser.get(static_page.as_uri())
+        folded = browser.find_elements("css selector", "details > div img")
+        assert len(browser.find_elements("css selector", "summary")) == 8
+        assert not any(e.is_displayed() for e in folded)
+        browser.find_elements("css selector", "summary img")[1].click()
+        second = browser.find_elements("css selector", "details")[1]
+        assert len(shown(second, ":scope > div img")) == 1 + 8 + 19 and "Corruptions of severity 3" in second.text
+        assert dark(browser) == (theme == "dark") and not hard_to_read(browser, "body *")
+        inside, outside = browser.execute_script("return [document.documentElement.scrollWidth, innerWidth]")
+        assert inside <= outside == width
+    finally: browser.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})

@@ -33,13 +33,14 @@ def _check_log(path, log):
     bad = "restore it, or delete it and decide again"
     if list(log.columns) != _COLUMNS:
         raise WrnbError(f"{path} has columns {', '.join(log.columns)}, not {', '.join(_COLUMNS)}: {bad}")
-    valid = log.action.isin(ACTIONS) & log["index"].str.fullmatch("[0-9]+") & (log.label != "")
+    numbers = log["index"].str.fullmatch("[0-9]{1,15}")
+    valid = log.action.isin(ACTIONS) & numbers & (log.label != "") & (log.id != "")
     if not valid.all(): raise WrnbError(f"{path} has an invalid row {np.argmin(valid) + 2}: {bad}")
 
 def _read_log(path):
     "All decisions in their order; empty if there is no file"
     if not path.is_file(): return pd.DataFrame(columns=_COLUMNS)
-    try: log = pd.read_csv(path, dtype=str, keep_default_na=False)
+    try: log = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig").fillna("")
     except (ValueError, OSError) as e:
         raise WrnbError(f"{path} cannot be read as a table: restore it, or delete it and decide again") from e
     _check_log(path, log)
@@ -154,10 +155,13 @@ def of(self:Corrections,
     return [action.get(i, "") for i in ids]
 
 # %% ../nbs/35_corrections.ipynb #c728eb5f
+def _recorded_data(path):
+    "The identity of the data that were scored in the run folder; None if there is no such record"
+    return Run(path.parent).options("score").get("data")
+
 def _check_same_data(ds, path):
     "Raise `WrnbError` if images are known by their places alone and the run folder is of other data"
-    config = Run(path.parent)
-    recorded = config.options("score").get("data")
+    recorded = _recorded_data(path)
     if recorded is None or _own_ids(ds) is not None or data_hash(ds) == recorded: return
     raise WrnbError(f"{path} is about other data, and these images have no ids to find them by: "
                     "give the data set that was scored")
@@ -167,8 +171,12 @@ def _places(ds, table, path):
     place = {name: i for i, name in enumerate(ds.ids)}
     def find(name, i): return i if i < len(ds) and ds.ids[i] == name else place.get(name, -1)
     places = np.array([find(*row) for row in zip(table.id, table["index"])], np.int64)
-    if len(places) and (places < 0).all():
-        raise WrnbError(f"{path} is about other data, the image {table.id[0]} for example: give its own data set")
+    lost = table.id[places < 0].tolist()
+    if not lost: return places
+    if len(lost) == len(places):
+        raise WrnbError(f"{path} is about other data, the image {lost[0]} for example: give its own data set")
+    if data_hash(ds) == _recorded_data(path):
+        raise WrnbError(f"{path} names an image {lost[0]!r}, which is not in the data: put its id right")
     return places
 
 # %% ../nbs/35_corrections.ipynb #5ebe3947

@@ -6,6 +6,7 @@
 __all__ = ['RobustnessCallback']
 
 # %% ../nbs/52_monitoring.ipynb #be31aaab
+from dataclasses import dataclass
 from math import nan
 from time import perf_counter
 import warnings
@@ -41,25 +42,30 @@ def _read(ds, idxs):
     return next(batches(ds, [list(map(int, idxs))]))
 
 # %% ../nbs/52_monitoring.ipynb #b3c4c344
-_HELD = 2**28  # bytes of corrupted pixels that are kept
+_HELD, _BATCH = 2**28, 256  # bytes of corrupted pixels that are kept, and images that are asked about at once
 
 class _Corrupted:
-    "Validation images under every corruption, dealt by the spread design"
+    "Validation images under every corruption, dealt by the spread design; corrupted when they are first needed"
     def __init__(self, ds, per_cell, severities, seed):
-        self.ds, self.seed, self.labels = ds, seed, _labels(ds)
+        self.ds, self.seed, self.labels, self.kept = ds, seed, _labels(ds), None
         self.kinds = corruptions(severities=severities)
         self.lists = design(self.labels, len(self.kinds), per_cell, "spread", seed)
-        n_bytes = len(self.kinds)*per_cell*ds[0][0].numel()
-        self.kept = [self._make(k) for k in range(len(self.kinds))] if n_bytes <= _HELD else None
+        self.small = len(self.kinds)*per_cell*ds[0][0].numel() <= _HELD
 
-    def _make(self, k):
-        "The 8-bit pixels of a cell"
-        x = self.kinds[k](None, _read(self.ds, self.lists[k])[0], None, seed=self.seed)
+    def make(self, k, n=None):
+        "The 8-bit pixels of a cell, or of its first images"
+        x = self.kinds[k](None, _read(self.ds, self.lists[k][:n])[0], None, seed=self.seed)
         return (x*255).round().byte()
 
+    def keep(self):
+        "Corrupt the images, if they are few enough to be kept"
+        if self.small and self.kept is None: self.kept = torch.cat([self.make(k) for k in range(len(self.kinds))])
+
     def pixels(self):
-        "The pixels of all cells, one by one"
-        for k in range(len(self.kinds)): yield (self.kept[k] if self.kept else self._make(k)).float()/255
+        "The pixels of all cells in their order, in batches"
+        self.keep()
+        parts = self.kept.split(_BATCH) if self.small else map(self.make, range(len(self.kinds)))
+        for x in parts: yield x.float()/255
 
     def error(self, predict):
         "The mean error over cells, with its interval, for a function from pixels to classes"
@@ -74,19 +80,48 @@ class _Near:
         labels = _labels(ds)
         idxs, = design(labels, 1, min(n_images, len(labels)), "spread", seed)
         self.x, self.y = _read(ds, idxs)
-        keys = neighbor_keys(self.x, n_neighbors, seed)
-        self.keys, self.eps = keys, eps
+        self.keys, self.eps = neighbor_keys(self.x, n_neighbors, seed), eps
 
     def weak(self, predict):
-        "Which images are right when clean and wrong in one of their neighbours"
-        y = self.y.numpy()
-        right, wrong = predict(self.x) == y, np.zeros(len(y), bool)
-        for keys in self.keys.T: wrong |= predict(neighbors(self.x, keys, self.eps)) != y
-        return right & wrong
+        "Which images are right when clean and wrong in one of their neighbours; the others need not be asked about"
+        y, weak = self.y.numpy(), np.zeros(len(self.y), bool)
+        left = np.flatnonzero(predict(self.x) == y)
+        for keys in self.keys.T:
+            if not len(left): break
+            wrong = predict(neighbors(self.x[left], keys[left], self.eps)) != y[left]
+            weak[left[wrong]] = True
+            left = left[~wrong]
+        return weak
+
+# %% ../nbs/52_monitoring.ipynb #a31e2c41
+_AIM, _FEWEST, _SHORT = .8, 2, .5  # share of the budget that is planned with; images per cell; seconds always free
+
+@dataclass
+class _Price:
+    "Seconds that a measurement takes with all the images that were asked for"
+    fixed:float # with any number of images: the copy of the classifier
+    looks:float # asking about the images, in each measurement
+    once:float # corrupting them, once per training
+
+    def seconds(self, share, n_measured):
+        "Seconds per measurement, if it looks at a share of the images"
+        return self.fixed + share*(self.looks + self.once/n_measured)
+
+    def share(self, allowed, n_measured):
+        "The share of the images that costs so many seconds, at most 1"
+        return min(1., (allowed - self.fixed)/(self.looks + self.once/n_measured))
+
+def _plan(price, available, n_epoch, every, fewest):
+    "The share of the images to look at, at least `fewest`, and after every how many epochs, at least `every`"
+    for every in range(every, max(every, n_epoch) + 1):
+        n_measured = -(-n_epoch//every)
+        share = price.share(max(available/n_measured, _SHORT), n_measured)
+        if share >= fewest: break
+    return max(share, fewest), every
 
 # %% ../nbs/52_monitoring.ipynb #0216af13
 _COLUMNS = ("corruption_error", "corruption_low", "corruption_high", "weak_share")  # in the Recorder's table
-_DEAR, _LONG = .05, 60  # share of the training's time, and seconds, above which you are told
+_LONG = 60  # seconds above which you are warned if the measurements took more than their budget
 
 def _check_severities(severities):
     "The severities as whole numbers from 1 to 5; raise `WrnbError` if there is none"
@@ -94,8 +129,15 @@ def _check_severities(severities):
     if not checked: raise WrnbError(f"severities={severities!r} has none: give some of 1 to 5")
     return checked
 
+def _check_budget(budget):
+    "A share above 0 and below 1; None if there is no limit"
+    if budget is not None: check_range("budget", budget, 0, 1, above=True)
+    return None if budget == 1 else budget
+
 class RobustnessCallback(Callback):
-    "After each epoch: the corruption error with its 95 % interval, and the share of weak images"
+    """After each epoch: the corruption error with its 95 % interval, and the share of weak images.
+    If that takes more than `budget`, it says so after the first epoch, and looks at fewer images from then on:
+    those that a smaller `per_cell` and `n_images` would choose"""
     order = 45  # before the Recorder
     def __init__(self,
         every:int=1, # measure after every n-th epoch, and after the last
@@ -105,79 +147,172 @@ class RobustnessCallback(Callback):
         eps:float=.1, # how far neighbours are away, L-inf radius in [0,1] pixel units, above 0
         severities:tuple=(1, 2, 3, 4, 5), # of the corruptions
         seed:int=0, # another seed watches other images
+        budget:float=.05, # share of the epochs' time that it may take, half a second always; 1 or None: no limit
     ):
         self.every, self.per_cell = check_whole("every", every, 1), check_whole("per_cell", per_cell, 1)
         self.n_images = check_whole("n_images", n_images, 1)
         self.n_neighbors = check_whole("n_neighbors", n_neighbors, 1)
         self.eps, self.severities = check_range("eps", eps, 0, 1, above=True), _check_severities(severities)
-        self.seed, self.watched = check_whole("seed", seed, 0), None
+        self.seed, self.budget = check_whole("seed", seed, 0), _check_budget(budget)
+        self.watched = self.sizes = None
         self.fits, self.ours = False, []
 
 # %% ../nbs/52_monitoring.ipynb #69bf3c2e
 @patch
-def _prepare(self:RobustnessCallback):
-    "Read and corrupt the images that are watched, once for a Learner's data"
-    if self.watched == id(self.dls): return
-    valid, train = (images_of(self.learn, split=split) for split in ("valid", "train"))
+def _watch(self:RobustnessCallback):
+    "Choose the images that were asked for, once for a Learner's data"
+    if self.watched is self.dls: return
+    valid, self.pool = (images_of(self.learn, split=split) for split in ("valid", "train"))
     check_classifier(self.learn, valid, self.dls.device or "cpu")
-    self.corrupted = _Corrupted(valid, self.per_cell, self.severities, self.seed)
-    self.near = _Near(train, self.n_images, self.eps, self.n_neighbors, self.seed)
-    self.watched = id(self.dls)
+    self.corrupted = self.all_corrupted = _Corrupted(valid, self.per_cell, self.severities, self.seed)
+    self.asked = self.per_cell, min(self.n_images, len(self.pool))
+    self.watched, self.sizes = self.dls, None
+
+@patch
+def _take(self:RobustnessCallback, per_cell, n_images):
+    "Read and corrupt so many images, unless they are those of the last time"
+    if self.sizes == (per_cell, n_images): return
+    all_of_them = self.all_corrupted
+    self.corrupted = all_of_them if per_cell == self.per_cell else _Corrupted(
+        all_of_them.ds, per_cell, self.severities, self.seed)
+    self.corrupted.keep()
+    self.near = _Near(self.pool, n_images, self.eps, self.n_neighbors, self.seed)
+    self.sizes = per_cell, n_images
 
 @patch
 def _predictor(self:RobustnessCallback):
     "A function from pixels to classes, with the weights as they are now"
     device = next((p.device for p in self.model.parameters()), torch.device("cpu"))
     net = InferenceModel(self.learn, device)
-    def predict(x): return torch.cat([net(xb.to(device)).argmax(1).cpu() for xb in x.split(256)]).numpy()
+    def predict(x): return torch.cat([net(xb.to(device)).argmax(1).cpu() for xb in x.split(_BATCH)]).numpy()
     return predict
 
 @patch
 def _measure(self:RobustnessCallback):
-    "A row: epoch, corruption error and share of weak images with their intervals"
+    "A row: epoch, corruption error and share of weak images with their intervals, and of how many images"
     predict = self._predictor()
     error, weak = self.corrupted.error(predict), self.near.weak(predict)
     low, high = wilson(weak.mean(), len(weak))
     row = dict(epoch=self.epoch, corruption_error=error.value, corruption_low=error.low, corruption_high=error.high)
-    return row | dict(weak_share=weak.mean(), weak_low=float(low), weak_high=float(high))
+    row |= dict(weak_share=weak.mean(), weak_low=float(low), weak_high=float(high))
+    return row | dict(zip(("per_cell", "n_images"), self.sizes))
+
+# %% ../nbs/52_monitoring.ipynb #d2ac90ac
+_TRIAL = 32  # images that tell what an answer costs
+
+def _seconds(do):
+    "Seconds that it takes, the second time"
+    do()
+    start = perf_counter()
+    do()
+    return perf_counter() - start
+
+@patch
+def _look_price(self:RobustnessCallback):
+    "Seconds for a copy of the classifier, and for an answer about a neighbour"
+    near = _Near(self.pool, min(_TRIAL, self.asked[1]), self.eps, 1, self.seed)
+    predict = self._predictor()
+    one = _seconds(lambda: predict(neighbors(near.x, near.keys[:, 0], self.eps)))/len(near.x)
+    return max(0, _seconds(lambda: self._predictor()(near.x[:1])) - one), one
+
+@patch
+def _corruption_price(self:RobustnessCallback):
+    "Seconds for a corrupted image: the mean over every fifth cell, so of all corruptions if there are five severities"
+    cells, n = range(0, len(self.all_corrupted.kinds), 5), min(4, self.per_cell)
+    return _seconds(lambda: [self.all_corrupted.make(k, n) for k in cells])/n/len(cells)
+
+@patch
+def _price(self:RobustnessCallback):
+    "What the measurement that was asked for would cost"
+    (per_cell, n_images), (fixed, look) = self.asked, self._look_price()
+    n_corrupted = per_cell*len(self.all_corrupted.kinds)
+    looks = look*(n_corrupted + n_images*(1 + self.n_neighbors))
+    corrupting = 0 if self.sizes == self.asked else n_corrupted*self._corruption_price()
+    if self.all_corrupted.small: return _Price(fixed, looks, corrupting)
+    return _Price(fixed, looks + corrupting, 0)
+
+# %% ../nbs/52_monitoring.ipynb #8ff0296a
+@patch
+def _decide(self:RobustnessCallback, seconds):
+    "After an epoch of so many seconds, the first: how many images are looked at, and after which epochs"
+    start, n_epoch = perf_counter(), self.n_epoch - self.epoch
+    price = self._price()
+    available = _AIM*self.budget*seconds*n_epoch - self.prepared - (perf_counter() - start)
+    share, self.interval = _plan(price, available, n_epoch, self.every, min(1, _FEWEST/self.per_cell))
+    sizes = tuple(max(1, int(share*n + 1e-9)) for n in self.asked)
+    if (sizes, self.interval) != (self.asked, self.every): self._tell(sizes, price.seconds(1, n_epoch)/seconds)
+    return sizes
+
+@patch
+def _tell(self:RobustnessCallback, sizes, share):
+    "Say what is measured, and why not more"
+    (per_cell, n_images), (all_per_cell, all_images) = sizes, self.asked
+    when = "each epoch" if self.interval == 1 else f"every {self.interval} epochs and the last"
+    print(f"RobustnessCallback: {per_cell} of {all_per_cell} images per corruption and severity and "
+          f"{n_images} of {all_images} training images after {when}; "
+          f"all of them would take {share:.1%} of an epoch's time (budget={self.budget:g})")
 
 # %% ../nbs/52_monitoring.ipynb #879310fa
+class _Column(ValueMetric):
+    "A column of the Recorder's table"
+    def __init__(self, owner, name):
+        self.owner = owner
+        super().__init__(lambda: owner.row.get(name, nan), name)
+
+def _is_left_over(metric):
+    "Is it a column of a callback that was removed, since its training was interrupted?"
+    return isinstance(metric, _Column) and metric.owner.learn is None
+
 @patch
 def before_fit(self:RobustnessCallback):
     "Get ready, and add the columns; nothing is measured while fastai looks for a learning rate or predicts"
     self.run = not any(hasattr(self.learn, name) for name in ("lr_finder", "gather_preds"))
     if not self.run: return
-    self.fits, self.rows, self.began = True, [], perf_counter()
+    self.fits, self.rows, self.began, self.interval = True, [], perf_counter(), None
     self.row = {}
-    with untouched(self.learn.model): self._prepare()
+    with untouched(self.learn.model): self._watch()
     self.prepared = perf_counter() - self.began
-    others = [m for m in self.learn.metrics if m not in self.ours]
-    self.ours = [ValueMetric(self._value_of(name), name) for name in _COLUMNS]
+    others = [m for m in self.learn.metrics if not (m in self.ours or _is_left_over(m))]
+    self.ours = [_Column(self, name) for name in _COLUMNS]
     self.learn.metrics = [*others, *self.ours]
 
 @patch
-def _value_of(self:RobustnessCallback, name): return lambda: self.row.get(name, nan)
+def before_epoch(self:RobustnessCallback): self.began_epoch = perf_counter()
 
 @patch
 def after_validate(self:RobustnessCallback):
-    "Measure, if it is this epoch's turn"
-    due = (self.epoch + 1) % self.every == 0 or self.epoch == self.n_epoch - 1
+    "Decide what is measured after which epochs, and measure, if it is this one's turn"
     self.row = {}
-    if not (self.fits and due): return
+    if not self.fits: return
+    with untouched(self.learn.model):
+        if self.interval is None: self._get_ready()
+        if (self.epoch + 1) % self.interval == 0 or self.epoch == self.n_epoch - 1: self._add_row()
+
+@patch
+def _get_ready(self:RobustnessCallback):
+    "Decide what is measured, and corrupt the images"
+    start, self.interval = perf_counter(), self.every
+    sizes = self.asked if self.budget is None else self._decide(start - self.began_epoch)
+    self._take(*sizes)
+    self.prepared += perf_counter() - start
+
+@patch
+def _add_row(self:RobustnessCallback):
+    "Measure, and write it down with the seconds that it took"
     start = perf_counter()
-    with untouched(self.learn.model): self.row = self._measure()
+    self.row = self._measure()
     self.rows.append(self.row | dict(seconds=perf_counter() - start))
     self.learn.recorder.robustness_table = pd.DataFrame(self.rows)
 
 @patch
 def after_fit(self:RobustnessCallback):
-    "Take the columns away again, and tell if the measurements took long"
+    "Take the columns away again, and warn if the measurements took long"
     self.fits, self.learn.metrics = False, [m for m in self.learn.metrics if m not in self.ours]
     spent = self.prepared + sum(row["seconds"] for row in self.rows)
-    share = spent/(perf_counter() - self.began)
-    if share > _DEAR and spent > _LONG:
-        warnings.warn(f"RobustnessCallback took {share:.0%} of the time: "
-                      f"give it every={2*self.every} or a smaller per_cell=")
+    share = spent/(perf_counter() - self.began - spent)
+    if self.budget is not None and share > self.budget and spent > _LONG:
+        warnings.warn(f"RobustnessCallback took {share:.1%} of the training's time, more than budget={self.budget:g}: "
+                      f"give it every={2*(self.interval or self.every)} or a smaller per_cell=")
 
 # %% ../nbs/52_monitoring.ipynb #081de948
 def _draw(ax, t, value, kind):

@@ -37,8 +37,8 @@ class Work:
         self.start = time.monotonic()
 
     def __str__(self):
-        counted = f"{self.label} {self.done:.3g} of {self.total}"
-        return self.label if self.total is None else counted
+        done = f"{self.done:.3g}" if self.done < 100 else f"{self.done:.0f}"
+        return self.label if self.total is None else f"{self.label} {done} of {self.total}"
 
     def step_to(self,
         done:float, # steps that are done now

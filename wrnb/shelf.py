@@ -157,7 +157,8 @@ def undo(self:Shelf,
     "Take the last decision back and look at its image again"
     row = None if self.corrections is None else self.corrections.undo()
     if row is None: return "there is nothing to undo"
-    self.select(row["index"])
+    ids = [self.asker.ds.ids[i] for i in self.idxs]
+    if row["id"] in ids: self.at = ids.index(row["id"])
     return f"{row['id']}: {row['action']} undone"
 
 # %% ../nbs/46_shelf.ipynb #d3258b2b
@@ -203,7 +204,7 @@ def _percent(p): return f"{100*p:.0f} %"
 
 def _answer(pred, p, right):
     "What the classifier says, marked if it is wrong"
-    return f"{'✓' if right else '✗'} {pred} {_percent(p)}"
+    return f"{'✓' if right else '✗'} {pred} ({_percent(p)})"
 
 # %% ../nbs/46_shelf.ipynb #d92c1ec9
 @patch
