@@ -93,11 +93,10 @@ SMALLER = {  # page -> how its commands begin, committed folders with the run fo
     "weak_vs_random": ("R=", {}, {
         "--limit 20000": "--limit 150", "--test-limit 1000": "--test-limit 20", "--top-k 500": "--top-k 10",
         "--budget 240000": "--budget 900", "--epochs 5": "--epochs 1"}),
-    "imagenet": ('P="--precision', {"imagenet": "imagenette"}, {
-        "IMAGENETTE": str(IMAGENETTE), "--limit 2500": "--limit 20", "--test-limit 1500": "--test-limit 6",
-        "-k 250": "-k 4", "--n-neighbors 20": "--n-neighbors 2", " --compile": "", "--bs 64": "--bs 10"}),
-    "imagenet, the base alone": ('P="--per-cell', {"imagenet/alone": "alone", "imagenet/alone-bar": "alone-bar"}, {
-        "IMAGENETTE": str(IMAGENETTE), "--per-cell 40": "--per-cell 2 --test-limit 6"})}
+    "imagenet": ("P=", {"imagenet": "imagenette", "imagenet/bar": "bar"}, {
+        "IMAGENETTE": str(IMAGENETTE), "--limit 1000": "--limit 20", "--test-limit 1500": "--test-limit 10",
+        "--select 200": "--select 2", "-k 100": "-k 4", "--n-neighbors 10": "--n-neighbors 2", " --compile": "",
+        "--per-cell 40": "--per-cell 2"})}
 KEY = ["subset", "model", "family", "perturbation", "severity"]
 
 
@@ -105,7 +104,7 @@ KEY = ["subset", "model", "family", "perturbation", "severity"]
 def test_the_commands_of_a_page(page, tmp_path):
     "As they stand there, with smaller numbers"
     start, kept, smaller = SMALLER[page]
-    text = commands(page.partition(",")[0], start)
+    text = commands(page, start)
     for old, new in smaller.items():
         assert old in text, f"{page} has no {old} any more"
         text = text.replace(old, new)

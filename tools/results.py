@@ -17,13 +17,12 @@ BASES = dict(  # bases of benchmarks/: what people call them
     resnet20_b="second ResNet-20, CIFAR-10", pgd="ResNet-20 trained with PGD, CIFAR-10",
     cifar100="ResNet-20, CIFAR-100", cifar100_56="ResNet-56, CIFAR-100",
     lite0="EfficientNet-Lite0, Imagenette")
-RUNS = dict(imagenet="EfficientNet-Lite0, Imagenette, an earlier recipe")  # folder: its line
+RUNS = dict(imagenet="EfficientNet-Lite0, Imagenette")  # folder: its line
 GUIDES = dict(weaknesses="reva")  # REVa's own guide; another one is another case
 ABOUT = """
 **Corruption error** in percent on test images, the mean over the 15 corruptions; in brackets the
 error on clean images. Each row is a classifier, as it came (base) and fine-tuned in several ways
-with the same number of passes. REVa was trained against the 15 (protocol `all`), except in a row
-that says *an earlier recipe*.
+with the same number of passes. REVa was trained against the 15 (protocol `all`).
 """
 WIDTH = 260  # pixels of a small picture
 
