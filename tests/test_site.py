@@ -14,7 +14,7 @@ from tools.mend import mend_missing, mend_page, mend_style, with_mathml, with_wh
 from tools.overviews import GROUPS, SECTIONS, complete_search, constant_line, contents, grouped, sidebar
 from tools.pages import Pages, documentation, label, local_links
 from tools.readme import from_the_root
-from tools.results import BASES, RUNS, bases_table, of_table
+from tools.results import BASES, FULL, RUNS, bases_table, of_table
 from tools.site import build
 
 CFG = get_config()
@@ -297,6 +297,11 @@ def test_formulas_have_one_backslash():
         assert not [f for f in formulas if re.search(r"\\\\[a-zA-Z]", f)], path.name
 
 
+def of_all_images(name):
+    "The bases of a table of trainings on all images"
+    return set(pd.read_csv(ROOT/f"benchmarks/{name}.csv").base)
+
+
 def on_the_first_page(base, model):
     "What the table of the results' first page says of a model"
     head, _, *lines = [line.split("|") for line in bases_table(ROOT).splitlines()]
@@ -327,6 +332,7 @@ def test_the_first_page_has_every_base_that_was_measured():
     bases = {base for table in tables for base in table.base}
     names = [line.split(" | ")[0].split(" (")[0] for line in bases_table(ROOT).splitlines()]
     expected = [BASES[base] for base in bases] + list(RUNS.values())
+    expected += [f"{BASES[base]}, all images" for name in FULL for base in of_all_images(name)]
     assert sorted(names[2:]) == sorted(f"| {name}" for name in expected)
 
 

@@ -7,7 +7,7 @@ import pytest
 from helpers import ROOT
 from tools import tuned
 from tools.tuned import (
-    Tuned, clean_errors, in_words, listed, read_best, read_run, relative, set_up)
+    Tuned, about_full, clean_errors, in_words, listed, read_best, read_full, read_run, relative, set_up)
 from wrnb.benchmark import read_evaluation
 from wrnb.corruptions import COUNTED
 
@@ -39,9 +39,15 @@ def test_a_figure_is_read_as_it_stands(base):
     assert base.text("reva", "the 15", "base") == "-11.0 (-11.5 to -10.5)"
     assert base.step("reva", "C-bar") == "from 32.0 to 21.0 %"
     assert base.errors().loc["REVa", "PGD"].replace(tuned.NO_BREAK, " ") == "88.0 ± 0.5"
+    assert list(base.errors().columns) == [*tuned.FIGURES, "passes"] and base.errors().passes["REVa"] == "12.9"
     change = base.give_or_take("reva", "the 15", "base")
     assert change.replace(tuned.NO_BREAK, " ") == "-11.0 ± 0.5"
     assert base.pgd_radius == "2/255"
+
+
+def test_a_long_name_may_be_broken():
+    assert tuned.breakable("hybrid").replace("\u00ad", "") == tuned.word("hybrid") != tuned.breakable("hybrid")
+    assert tuned.breakable("reva") == "REVa"
 
 
 def test_a_difference_the_other_way_round_has_its_ends_exchanged(base):
@@ -69,14 +75,49 @@ def test_a_base_that_is_not_as_published_is_pointed_out(base):
     assert said()[1] == tuned.MISREAD
 
 
-def test_what_only_the_guides_were_measured_on_is_shown_too(monkeypatch, tmp_path):
+@pytest.fixture
+def tables(monkeypatch, tmp_path):
+    "Writes a table and its cells to benchmarks/"
     (tmp_path/"benchmarks").mkdir()
+    monkeypatch.setattr(tuned, "ROOT", tmp_path)
+    def write(name, rows, cells):
+        for file, table in ((name, rows), (f"{name}_cells", cells)):
+            pd.DataFrame(table).to_csv(tmp_path/"benchmarks"/f"{file}.csv", index=False)
+    return write
+
+
+def test_the_answer_has_its_figures_from_the_table(base):
+    answer = about_full(base, "all 2,500 training images")
+    assert "Three epochs of REVa on all 2,500 training images take the error of the published a network" in answer
+    assert "from 31.0 to 20.0 %**: -11.0 (-11.5 to -10.5) points (three seeds)" in " ".join(answer.split())
+    assert "AugMix, with 12.9 passes per image to REVa's 12.9" in answer
+    assert "+3.0 (+2.0 to +4.0) points" in answer and "+6.0 (-3.0 to +15.0) points" in answer
+
+
+def test_seeds_are_told_one_by_one(base):
+    "A mean over cells for each seed and strategy, the base and other families left out"
+    def cells(*errors): return [dict(model=m, family=f, seed=s, error=e) for m, f, s, e in errors]
+    base.cells = pd.DataFrame(cells(
+        ("base", "noise", 0, .9), ("reva", "noise", 0, .1), ("reva", "blur", 0, .3), ("reva", "clean", 0, .9)))
+    assert base.seed_by_seed() == ""
+    base.rows = base.rows[base.rows.case.isin(["base", "reva"])]
+    base.cells = pd.concat([base.cells, pd.DataFrame(cells(("reva", "noise", 1, .4)))])
+    assert base.seed_by_seed() == "Seed by seed the error under the 15 is: REVa 20.0 and 40.0 %."
+
+
+def test_with_all_images_the_protocol_extra_is_reva(tables):
+    rows = [row("reva, extra", "clean", 9.), row("reva, extra", "clean", 1., against="base")]
+    rows += [row("prime", "clean", -1., against="reva, extra")]
+    tables("full", rows, [dict(base="b", model="reva, extra")])
+    base = read_full(dict(b="a network"), "full")["b"]
+    assert base.at("reva", "clean").value == 9. and base.at("prime", "clean", "reva").value == -1.
+    assert set(base.cells.model) == {"reva"}
+
+
+def test_what_only_the_guides_were_measured_on_is_shown_too(tables):
     rows = [row("weaknesses", "clean", 9.), row("uniform", "clean", 8.)]
     rows += [row("weaknesses", "clean", 1., against="uniform")]
-    cells = [dict(base="b", model=m) for m in ("weaknesses", "uniform")]
-    for name, table in (("guided", rows), ("guided_cells", cells)):
-        pd.DataFrame(table).to_csv(tmp_path/"benchmarks"/f"{name}.csv", index=False)
-    monkeypatch.setattr(tuned, "ROOT", tmp_path)
+    tables("guided", rows, [dict(base="b", model=m) for m in ("weaknesses", "uniform")])
     base = read_best(dict(b="a network", other="not measured"))["b"]
     assert base.strategies == ["unguided", "reva"]
     assert base.at("unguided", "clean", "reva").value == -1.

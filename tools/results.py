@@ -18,13 +18,16 @@ BASES = dict(  # bases of benchmarks/: what people call them
     cifar100="ResNet-20, CIFAR-100", cifar100_56="ResNet-56, CIFAR-100",
     lite0="EfficientNet-Lite0, Imagenette")
 RUNS = dict(imagenet="EfficientNet-Lite0, Imagenette")  # folder: its line
-GUIDES = dict(weaknesses="reva")  # REVa's own guide; another one is another case
+FULL = "cifar10_full", "cifar100_full"  # tables of trainings on all images that are at hand
+GUIDES = {"weaknesses": "reva"}  # REVa's own guide; another one is another case
+EXTRA = {"reva, extra": "reva"}  # where it is the only REVa
 ABOUT = """
 **Corruption error** in percent on test images, the mean over the 15 corruptions; in brackets the
 error on clean images. Each row is a classifier, as it came (base) and fine-tuned in several ways
-with the same number of passes. REVa was trained against the 15 (protocol `all`).
+with the same number of passes. In rows with *all images* REVa was trained against four other
+corruptions (protocol `extra`), in the others against the 15 (protocol `all`).
 """
-WIDTH = 260  # pixels of a small picture
+WIDTH, HEIGHT = 330, 200  # pixels of a small picture, at most
 
 
 def first_picture(path):
@@ -41,7 +44,7 @@ def small_picture(path):
     found = first_picture(path)
     if found is None: return ""
     im, data = Image.open(BytesIO(found[0])).convert("RGB"), BytesIO()
-    im.thumbnail((2*WIDTH, 2*WIDTH), Image.Resampling.LANCZOS)
+    im.thumbnail((2*WIDTH, 2*HEIGHT), Image.Resampling.LANCZOS)
     im.quantize(64).save(data, "PNG", optimize=True)
     uri = f"data:image/png;base64,{b64encode(data.getvalue()).decode()}"
     alt = re.sub(r"[\[\]]", "", found[1])
@@ -66,13 +69,16 @@ def of_table(file):
 
 
 def measured(root):
-    "Every base that was fine-tuned: recipe.csv's, those that only guided.csv has, the run folders"
-    files = [root/"benchmarks"/f"{name}.csv" for name in ("recipe", "guided")]
-    compared, guided = (list(of_table(file)) for file in files)
-    known = {row["base"] for row in compared}
-    for row in guided: row["case"] = GUIDES.get(row["case"], row["case"])
-    more = [row for row in guided if row["base"] not in known]
-    return pd.DataFrame(compared + more + list(of_runs(root/"nbs"/"results")))
+    "Every base that was fine-tuned: on all images, as recipe.csv or only guided.csv has it, in run folders"
+    def rows(name, cases=None):
+        "A table's rows, with REVa called so"
+        table = pd.DataFrame(of_table(root/"benchmarks"/f"{name}.csv"))
+        return table.assign(case=table.case.replace(cases or {}))
+    full = pd.concat([rows(name, EXTRA) for name in FULL])
+    full["base"] += ", all images"
+    compared, guided = rows("recipe"), rows("guided", GUIDES)
+    more = guided[~guided.base.isin(compared.base)]
+    return pd.concat([full, compared, more, pd.DataFrame(of_runs(root/"nbs"/"results"))])
 
 
 def _cell(own):
@@ -93,11 +99,21 @@ def bases_table(root):
     return "\n".join(lines)
 
 
+CARD = """::: {{.page-card}}
+[{picture}](../{path})
+
+### [{name}](../{path})
+
+{summary}
+:::
+"""
+
+
 def overview_rows(pages, root):
-    "The body of the first page: the table, then each page with its line and its picture"
+    "The body of the first page: the table, then a card per page with its picture and its line"
     yield ABOUT
     yield bases_table(root) + "\n"
+    yield ":::: {.page-cards}\n"
     for path, name, summary in pages:
-        yield f"## [{name}](../{path})\n\n{summary}\n"
-        picture = small_picture(root/"nbs"/path)
-        if picture: yield f"{picture}\n"
+        yield CARD.format(picture=small_picture(root/"nbs"/path), path=path, name=name, summary=summary)
+    yield "::::\n"

@@ -22,9 +22,8 @@ from wrnb.strategies import passes
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ["the 15", "worst three", "C-bar", "clean", "PGD"]
 STRATEGIES = ["standard", "augmix", "prime", "hybrid", "adversarial", "unguided", "reva"]
-WORDS = {
-    "augmix": "AugMix", "prime": "PRIME", "hybrid": "HybridAugment++", "reva": "REVa",
-    "reva, extra": "REVa", "unguided": "REVa unguided"}
+WORDS = dict(
+    augmix="AugMix", prime="PRIME", hybrid="HybridAugment++", reva="REVa", unguided="REVa unguided")
 GUIDED = dict(weaknesses="reva", uniform="unguided")  # cases of guided.csv: their names here
 NO_BREAK = "\u00a0"  # a space at which no line ends
 ABOUT = dict(  # what a reader has to know of a way of fine-tuning
@@ -38,10 +37,20 @@ MARKERS = "os"  # of the first base and of the second
 def word(case): return WORDS.get(case, case)
 
 
+def breakable(case):
+    "The same, with a place where a long name may be broken"
+    return word(case).replace("Augment", "\u00adAugment")
+
+
 def in_words(n):
     "A small number as a word"
     words = "none one two three four five six seven eight nine".split()
     return words[n] if n < len(words) else f"{n:,}"
+
+
+def in_seeds(n):
+    "A number of seeds in words"
+    return "one seed" if n == 1 else f"{in_words(n)} seeds"
 
 
 def listed(names):
@@ -127,14 +136,12 @@ class Tuned:
         return "none lowers it more than REVa"
 
     def errors(self, cases=None):
-        "Every figure of every case with half of its interval, and what the case cost"
-        cases = cases or self.models
-        cost = self.rows.drop_duplicates("case").set_index("case")[["passes", "alpha"]]
-        def number(value): return "" if value == "" else f"{float(value):.2f}"
+        "Every figure of every case with half of its interval, and its passes per image"
+        passes = self.rows.drop_duplicates("case").set_index("case").passes
         def row(case):
             own = {figure: self.give_or_take(case, figure) for figure in FIGURES}
-            return own | cost.loc[case].map(number).to_dict()
-        return pd.DataFrame({word(case): row(case) for case in cases}).T
+            return own | dict(passes=f"{float(passes[case]):.1f}" if passes[case] != "" else "")
+        return pd.DataFrame({breakable(case): row(case) for case in cases or self.models}).T
 
     @property
     def models(self): return ["base", *self.strategies]
@@ -157,6 +164,14 @@ class Tuned:
         order = [(f, p) for f, types in CORRUPTIONS.items() for p in types]
         order += [pair for pair in errors.index if pair[0] == "c-bar"]
         return errors.loc[order, self.models].droplevel("family")
+
+    def seed_by_seed(self):
+        "The error under the 15 corruptions that each seed gave each strategy, as a sentence; empty for one seed"
+        c = self.cells[self.cells.family.isin(CORRUPTIONS) & self.cells.model.isin(self.strategies)]
+        errors = 100*c.groupby(["model", "seed"]).error.mean().unstack()
+        if len(errors.columns) < 2: return ""
+        def said(case): return f"{word(case)} {' and '.join(f'{e:.1f}' for e in errors.loc[case])} %"
+        return f"Seed by seed the error under the 15 is: {', '.join(map(said, self.strategies))}."
 
     def explained(self):
         "What its strategies are, in a sentence or two"
@@ -246,6 +261,46 @@ def published_bases():
     "Published bases by their names in tables: file, network, the publisher's accuracy, how many answers are wrong"
     table = pd.read_csv(ROOT/"nbs"/"results"/"published_models.csv", keep_default_na=False)
     return table.set_index("base")
+
+
+def read_full(names, table):
+    "The bases that were trained on all images by protocol `extra`, whose REVa has no other name there"
+    bases = read_tuned(names, table)
+    for base in bases.values():
+        base.rows = base.rows.replace({"reva, extra": "reva"})
+        base.cells = base.cells.replace({"reva, extra": "reva"})
+    return bases
+
+
+FULL = """
+**{epochs} epochs of REVa on {images} take the error of the published {base.name} under the 15
+corruptions, none of which it saw in training, {fifteen}**: {change} points ({seeds}). Over C-bar the
+error goes {bar}, under PGD at {base.pgd_radius} {pgd}, and without any corruption {clean}.
+"""
+RIVAL = """
+{name}, with {passes} passes per image to REVa's {own}, takes the error under the 15 {fifteen}. Compared
+with REVa that is {more} points, on the worst three {worst} and over C-bar {bar}; its clean error is {clean}.
+"""
+
+
+def about_full(base, images):
+    "The answer of a page: what REVa did with all images, and what each other way did with them"
+    reva = base.about()
+    steps = {name: base.step("reva", figure)
+             for name, figure in dict(fifteen="the 15", bar="C-bar", pgd="PGD", clean="clean").items()}
+    said = FULL.format(epochs=in_words(reva.epochs).capitalize(), images=images, base=base,
+                       change=base.text("reva", "the 15", "base"), seeds=in_seeds(reva.seeds), **steps)
+    return " ".join(part.strip() for part in [said, *(_about_rival(base, case) for case in base.peers)])
+
+
+def _about_rival(base, case):
+    "What another way did with all images, and what that is minus REVa"
+    def minus(figure): return base.text(case, figure, "reva")
+    def passes(of): return f"{float(base.about(of).passes):.1f}"
+    clean = f"{base.at(case, 'clean').value:.1f} %"
+    return RIVAL.format(
+        name=word(case), passes=passes(case), own=passes("reva"), fifteen=base.step(case, "the 15"),
+        more=minus("the 15"), worst=minus("worst three"), bar=minus("C-bar"), clean=clean)
 
 
 CLEAN = ("The error that {by} gives for the {base.name} is {published:.2f} %; on all {n:,} test "
@@ -349,9 +404,9 @@ def relative_forest(evaluations, cases):
 def type_map(base):
     "Error under each type of corruption and each model"
     errors = base.by_type()
-    fig, ax = plt.subplots(figsize=(7, 1 + .27*len(errors)), layout="constrained")
+    fig, ax = plt.subplots(figsize=(2.4 + .52*errors.shape[1], 1 + .24*len(errors)), layout="constrained")
     labels = dict(yticklabels=[name.replace("_", " ") for name in errors.index],
-                  xticklabels=[word(case).replace("Augment", "-\nAugment") for case in errors])
+                  xticklabels=[word(case).replace("Augment", "-\nAugment").replace(" ", "\n") for case in errors])
     numbers = dict(annot=True, fmt=".0f", annot_kws=dict(size=8))
     sns.heatmap(errors, cmap="rocket_r", cbar=False, ax=ax, **labels, **numbers)
     ax.axhline(sum(map(len, CORRUPTIONS.values())), color="white", lw=4)  # above: trained against
