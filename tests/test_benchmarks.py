@@ -88,21 +88,22 @@ def commands(page, start):
     return next(block for block in blocks if block.startswith(start))
 
 
-SMALLER = dict(  # page -> how its commands begin, its committed tables if kept, and what is made smaller
-    cifar10=("wrnb evaluate", "cifar10/corruptions", {"--test-limit 2000": "--test-limit 20"}),
-    weak_vs_random=("R=", None, {
+SMALLER = {  # page -> how its commands begin, committed folders with the run folders they keep, what is made smaller
+    "cifar10": ("wrnb evaluate", {"cifar10/corruptions": "corruptions"}, {"--test-limit 2000": "--test-limit 20"}),
+    "weak_vs_random": ("R=", {}, {
         "--limit 20000": "--limit 150", "--test-limit 1000": "--test-limit 20", "--top-k 500": "--top-k 10",
         "--budget 240000": "--budget 900", "--epochs 5": "--epochs 1"}),
-    imagenet=("P=", "imagenet", {
-        "IMAGENETTE": str(IMAGENETTE), "--limit 2500": "--limit 20", "--test-limit 1500": "--test-limit 6",
-        "-k 250": "-k 4", "--n-neighbors 20": "--n-neighbors 2", " --compile": "", "--bs 64": "--bs 10"}))
+    "imagenet": ("P=", {"imagenet": "imagenette", "imagenet/bar": "bar"}, {
+        "IMAGENETTE": str(IMAGENETTE), "--limit 1000": "--limit 20", "--test-limit 1500": "--test-limit 10",
+        "--select 200": "--select 2", "-k 100": "-k 4", "--n-neighbors 10": "--n-neighbors 2", " --compile": "",
+        "--per-cell 40": "--per-cell 2"})}
 KEY = ["subset", "model", "family", "perturbation", "severity"]
 
 
 @pytest.mark.parametrize("page", SMALLER)
 def test_the_commands_of_a_page(page, tmp_path):
     "As they stand there, with smaller numbers"
-    start, committed_at, smaller = SMALLER[page]
+    start, kept, smaller = SMALLER[page]
     text = commands(page, start)
     for old, new in smaller.items():
         assert old in text, f"{page} has no {old} any more"
@@ -111,14 +112,32 @@ def test_the_commands_of_a_page(page, tmp_path):
     shell = ["bash", "-euo", "pipefail", "-c", text]
     done = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, timeout=900, env=WITH_COMMANDS)
     assert done.returncode == 0, done.stderr
-    if committed_at is None: return
-    folders = next((tmp_path/"runs").iterdir()), ROOT/"nbs"/"results"/committed_at
+    for committed_at, ours in kept.items():
+        check_same_cells(tmp_path/"runs"/ours, ROOT/"nbs"/"results"/committed_at)
+
+
+def check_same_cells(folder, committed_at):
+    "The tables of a run folder have the committed ones' columns, and their cells for the models that both have"
     for name in ("validation.csv", "evaluation.csv"):
-        if not (folders[1]/name).is_file(): continue
-        ours, committed = (pd.read_csv(folder/name) for folder in folders)
+        if not (committed_at/name).is_file(): continue
+        ours, committed = (pd.read_csv(at/name) for at in (folder, committed_at))
         assert list(ours.columns) == list(committed.columns)
         committed = committed[committed.model.isin(ours.model.unique())]
         assert set(map(tuple, ours[KEY].to_numpy())) >= set(map(tuple, committed[KEY].to_numpy()))
+
+
+def test_the_thousand_class_section(tmp_path, monkeypatch):
+    "Its code as it stands there, on a few images; the network answers with all thousand classes"
+    cells = json.loads((ROOT/"nbs"/"results"/"imagenet.ipynb").read_text())["cells"]
+    code = next("".join(c["source"]) for c in cells if "classes=list(WNIDS)" in "".join(c["source"]))
+    for old, new in (("list(WNIDS))", "list(WNIDS), limit=6)"), ("per_cell=40", "per_cell=2")):
+        assert old in code
+        code = code.replace(old, new)
+    code = code.replace("Path.home()/\".fastai/data/imagenette-sample\"", f"Path({str(IMAGENETTE)!r})")
+    monkeypatch.chdir(tmp_path)
+    with pytest.warns(UserWarning, match="no pictures of 99. of the 1000 classes"): exec(code, names := {})
+    assert len(names["val"].classes) == 1000 and names["whole"].kind == "ImageNet-C"
+    check_same_cells(tmp_path/"runs"/"thousand", ROOT/"nbs"/"results"/"imagenet"/"thousand")
 
 
 def gpu(*argv, **more):

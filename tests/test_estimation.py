@@ -94,6 +94,17 @@ def test_a_paired_ratio_holds_the_truth():
     check(found, truth, least=.93 - SIMULATION*.4, most=.97 + SIMULATION*.4)
 
 
+def test_a_mean_of_paired_ratios_holds_the_truth_and_one_ratio_is_a_mean_of_one():
+    groups = np.kron(np.eye(15), np.full(5, 1/5))  # a row of weights for each corruption
+    truth = np.mean([(OTHER.mean(0)*w).sum()/(WRONG.mean(0)*w).sum() for w in groups])
+    found = []
+    for seed in range(DEALS//2):
+        two = [pairs(y, *dealt(50, seed)) for y in (OTHER, WRONG)]
+        found.append(ratio(*two, groups))
+    check(found, truth, least=.93 - SIMULATION*.4, most=.97 + SIMULATION*.4)
+    assert ratio(*two, groups[:1]) == ratio(*two, groups[0])
+
+
 def until(half_width, seed):
     "The estimate of the first round that is narrow enough, with 20, 40, 80, ... images per cell"
     dealer, n = Dealer(LABELS, C, "spread", seed), 20

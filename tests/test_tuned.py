@@ -6,7 +6,10 @@ import pytest
 
 from helpers import ROOT
 from tools import tuned
-from tools.tuned import Tuned, about_full, clean_errors, in_words, listed, read_best, read_full
+from tools.tuned import (
+    Tuned, about_full, clean_errors, in_words, listed, read_best, read_full, read_run, relative, set_up)
+from wrnb.benchmark import read_evaluation
+from wrnb.corruptions import COUNTED
 
 BASE = {"clean": 8., "the 15": 31., "worst three": 50., "C-bar": 32., "PGD": 99.}
 CHANGES = dict(augmix=-8., prime=-5., reva=-11.)  # of every figure
@@ -135,3 +138,47 @@ def test_every_strategy_of_a_table_has_its_difference_to_the_base_and_to_reva(na
         for case, figure, other in product(base.peers, tuned.FIGURES, ("base", "reva")):
             r = base.at(case, figure, other)
             assert r.low <= r.value <= r.high
+
+
+@pytest.fixture(scope="module")
+def photographs():
+    folder = ROOT/"nbs"/"results"/"imagenet"
+    return read_run("photographs", folder), read_evaluation(folder), read_evaluation(folder/"bar")
+
+
+def plain_errors(evaluation, model):
+    "Wrong answers as a share of all, in percent, per corruption; not adjusted by what a clean pass tells"
+    t = evaluation.table[(evaluation.table.model == model) & evaluation.table.family.isin(COUNTED)]
+    sums = t.groupby("perturbation")[["n_wrong", "n"]].sum()
+    return 100*sums.n_wrong/sums.n
+
+
+def test_a_run_folder_is_read_as_such_tables(photographs):
+    base, main, bar = photographs
+    assert set(base.models) == set(main.models) and {"base", "reva"} <= set(base.models)
+    clean = main.table[main.table.family == "clean"].set_index("model")
+    for case in base.models:
+        assert base.at(case, "clean").value == pytest.approx(100*clean.n_wrong[case]/clean.n[case])
+        for figure, evaluation in {"the 15": main, "C-bar": bar}.items():
+            r = base.at(case, figure)
+            assert r.low < plain_errors(evaluation, case).mean() < r.high
+    one, other = base.at("reva", "clean", "base"), base.at("base", "clean", "reva")
+    assert (one.value, one.low, one.high) == (-other.value, -other.high, -other.low)
+    assert one.value == pytest.approx(base.at("reva", "clean").value - base.at("base", "clean").value)
+    assert one.low < one.value < one.high  # of images like these, though all of the set were asked
+
+
+def test_a_run_folders_types_and_set_up(photographs):
+    base, main, bar = photographs
+    assert len(base.by_type()) == 25 and base.pgd_radius == "1/255"
+    assert 0 < base.about("reva").alpha <= 1 and base.about("base").alpha == ""
+    assert set_up([base]).loc["training images", "photographs"] == f"{base.about('reva').n_train:,}"
+
+
+def test_errors_relative_to_the_bases(photographs):
+    _, main, _ = photographs
+    t = relative(main, "reva")
+    assert list(t.index) == [*main.by_corruption().index, "mean"]
+    plain = 100*(plain_errors(main, "reva")/plain_errors(main, "base") - 1)
+    inside = (t.low.drop("mean") <= plain[t.index[:-1]]) & (plain[t.index[:-1]] <= t.high.drop("mean"))
+    assert inside.all() and t.low["mean"] < plain.mean() < t.high["mean"]

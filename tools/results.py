@@ -17,7 +17,7 @@ BASES = dict(  # bases of benchmarks/: what people call them
     resnet20_b="second ResNet-20, CIFAR-10", pgd="ResNet-20 trained with PGD, CIFAR-10",
     cifar100="ResNet-20, CIFAR-100", cifar100_56="ResNet-56, CIFAR-100",
     lite0="EfficientNet-Lite0, Imagenette")
-RUNS = dict(imagenet="EfficientNet-Lite0, Imagenette, an earlier recipe")  # folder: its line
+RUNS = dict(imagenet="EfficientNet-Lite0, Imagenette")  # folder: its line
 FULL = "cifar10_full", "cifar100_full"  # tables of trainings on all images that are at hand
 GUIDES = {"weaknesses": "reva"}  # REVa's own guide; another one is another case
 EXTRA = {"reva, extra": "reva"}  # where it is the only REVa

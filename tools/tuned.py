@@ -2,16 +2,22 @@
 
 The tables are those of benchmarks/recipe.py and guided.py: a row per base, case and figure, with
 its 95 % interval, as it is (`against` is empty) or as a paired difference to another case; and a
-row per model, seed, perturbation and severity.
+row per model, seed, perturbation and severity. A run folder can be read as such tables, too.
 """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 import seaborn as sns
 
+import wrnb.differences  # gives an evaluation its paired differences
+from wrnb.benchmark import read_evaluation
 from wrnb.corruptions import CORRUPTIONS
+from wrnb.runs import Run
+from wrnb.strategies import passes
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ["the 15", "worst three", "C-bar", "clean", "PGD"]
@@ -213,6 +219,44 @@ def read_best(names):
     return {key: (guided | compared)[key] for key in names if key in guided | compared}
 
 
+# --- run folders ---------------------------------------------------------------------------------
+
+def figures_of(main, bar):
+    "Which evaluation has each figure, and under which name; the clean one for images like these"
+    alike = replace(main, outcomes=replace(main.outcomes, per_cell=None))
+    pgd = next(name for name in main._figures("base") if name.startswith("pgd"))
+    return {"the 15": (main, "corruption_error"), "worst three": (main, "worst_three"),
+            "C-bar": (bar, "corruption_error"), "clean": (alike, "clean"), "PGD": (main, pgd)}
+
+
+def made_with(run, case):
+    "What a model of a run folder was made with"
+    how, measured = run.config["stages"]["evaluate"], run.options("evaluate")
+    known = dict.fromkeys(["epochs", "n_selection", "lr", "bs", "alpha", "passes"], "")
+    known |= dict(commit=how["commit"], device=how["device"], n_test=measured["n"], seeds=1,
+                  per_cell=measured["per_cell"], n_train=run.options("score")["n"])
+    if case == "base": return known
+    tuned, alpha = run.options(f"enhance {case}"), run.record(f"enhance {case}").get("alpha", 1.)
+    cost = tuned["epochs"]*passes(case, tuned["attack_share"])
+    pace = {name: tuned["pace"][name] for name in ("lr", "bs")}
+    how = dict(epochs=tuned["epochs"], n_selection=tuned["n_selection"], alpha=alpha, passes=cost)
+    return known | pace | how
+
+
+def read_run(name, folder):
+    "A run folder, with what was measured on C-bar in its bar/, as if it were in such tables"
+    main, bar = read_evaluation(folder), read_evaluation(folder/"bar")
+    known = {case: made_with(Run(folder), case) for case in main.models}
+    def row(case, against, figure, evaluation, what):
+        e = evaluation.difference(case, against, what) if against else evaluation.estimate(case, what)
+        ends = dict(value=100*e.value, low=100*e.low, high=100*e.high)
+        return dict(case=case, against=against, figure=figure) | ends | known[case]
+    pairs = [(a, b) for a, b in product(main.models, ["", *main.models]) if a != b]
+    rows = [row(*pair, figure, *at) for figure, at in figures_of(main, bar).items() for pair in pairs]
+    without_clean = bar.table[bar.table.family != "clean"]
+    return Tuned(name, pd.DataFrame(rows), pd.concat([main.table, without_clean], ignore_index=True))
+
+
 def published_bases():
     "Published bases by their names in tables: file, network, the publisher's accuracy, how many answers are wrong"
     table = pd.read_csv(ROOT/"nbs"/"results"/"published_models.csv", keep_default_na=False)
@@ -319,6 +363,41 @@ def forest(bases, against="base"):
                 interval(ax, r, y, MARKERS[k], good_below=against == "base")
     side = "left of zero: more robust" if against == "base" else "right of zero: REVa is better"
     fig.supxlabel(f"minus {word(against)}, in points of error ({side})", fontsize=9)
+    return fig
+
+
+def relative(evaluation, case):
+    "How much more or less often than the base a model is wrong, in percent of the base's error"
+    names = evaluation.by_corruption().index
+    each = {name: evaluation.ratio_of(case, "base", name) for name in names}
+    each |= {"mean": evaluation.mean_ratio(case, "base")}
+    ends = {name: dict(value=e.value, low=e.low, high=e.high) for name, e in each.items()}
+    return 100*(pd.DataFrame(ends).T - 1)
+
+
+def draw_relative(ax, tables):
+    "A row per corruption, the worst for the last model on top, the mean at the bottom"
+    *_, last = tables
+    order = ["mean", *last.value.drop("mean").sort_values().index]
+    for k, (marker, t) in enumerate(zip(MARKERS, tables)):
+        y = np.arange(len(order)) + .24*k - .12*(len(tables) - 1)
+        for at, name in zip(y, order): interval(ax, t.loc[name], at, marker, good_below=True)
+    ax.axvline(0, color="black", lw=.8)
+    ax.axhline(.5, color="grey", lw=.8)
+    ax.set(yticks=range(len(order)), yticklabels=[name.replace("_", " ") for name in order])
+    ax.set(ylim=(-.6, len(order) - .4))
+    ax.tick_params(labelsize=8)
+    ax.grid(axis="y", visible=False)
+
+
+def relative_forest(evaluations, cases):
+    "Each corruption's error relative to the base's, with intervals; a panel per evaluation"
+    size = dict(figsize=(8, 4.6), layout="constrained")
+    fig, axs = plt.subplots(1, len(evaluations), **size)
+    for ax, (title, evaluation) in zip(axs, evaluations.items()):
+        draw_relative(ax, [relative(evaluation, case) for case in cases])
+        ax.set_title(title, fontsize=10)
+    fig.supxlabel("errors more or fewer than the base's, in percent of these (left: fewer)", fontsize=9)
     return fig
 
 

@@ -152,6 +152,14 @@ def ratio_of(self:Evaluation,
     return self.outcomes.quotient(*self._compared(a, b, what))
 
 @patch
+def mean_ratio(self:Evaluation,
+    a:str=None, # name of the model; None: the last
+    b:str=None, # name of the model to compare with; None: the base
+)->Estimate: # 1: as often wrong as `b`; lower is better
+    "Mean over corruptions of each one's error of `a` as a share of that of `b`: an mCE with `b` for AlexNet, paired"
+    return self.outcomes.quotient(*self._compared(a, b, "corruption_error"), by="perturbation")
+
+@patch
 def verdict(self:Evaluation,
     what:str="corruption_error", # the figure
 )->str: # one line per model

@@ -345,22 +345,23 @@ def estimate(
 def ratio(
     above:Pairs, # outcomes of one model
     below:Pairs, # outcomes of another one, of the same pairs
-    weight:np.ndarray=None, # of each cell, [C]; None: the mean over cells
+    weight:np.ndarray=None, # of each cell, [C], or a row for each ratio, [K, C], to get their mean; None: equal ones
 )->Estimate:
     "Ratio of two weighted sums of paired outcomes, with its interval; raises `WrnbError` if it has none"
     cells = len(above.n)
-    weight = np.full(cells, 1/cells) if weight is None else np.asarray(weight, float)
+    weights = np.atleast_2d(np.full(cells, 1/cells) if weight is None else np.asarray(weight, float))
     both = dict.fromkeys([(above, below), (above.plain, below.plain)])
-    se, value, above = min(((*_ratio(a, b, weight), a) for a, b in both), key=itemgetter(0))
+    se, value, above = min(((*_mean_ratio(a, b, weights), a) for a, b in both), key=itemgetter(0))
     ends = dict(low=max(value - 1.96*se, 0.), high=value + 1.96*se)
-    return replace(figure(above, weight), value=value, se=se, adjusted=above.adjusted, **ends)
+    return replace(figure(above, weights.sum(0)), value=value, se=se, adjusted=above.adjusted, **ends)
 
-def _ratio(above, below, weight):
-    "Standard error and value of the ratio of two weighted sums"
-    a, b = float((weight*above.means).sum()), float((weight*below.means).sum())
-    if not b: raise WrnbError("a ratio to an error of 0 has no value: take the difference")
-    u = (above.weighted(weight) - a/b*below.weighted(weight))/b
-    return above.variance(u, weight)**.5, a/b
+def _mean_ratio(above, below, weights):
+    "Standard error and value of the mean over ratios of two weighted sums, a row of weights for each"
+    a, b = weights @ above.means, weights @ below.means
+    if not b.all(): raise WrnbError("a ratio to an error of 0 has no value: take the difference")
+    each, shares = a/b, weights/(len(b)*b[:, None])
+    u = above.weighted(shares.sum(0)) - below.weighted(each @ shares)
+    return above.variance(u, weights.sum(0))**.5, float(each.mean())
 
 
 # %% ../nbs/48_estimation.ipynb #da3043c3

@@ -208,10 +208,17 @@ def quotient(self:Outcomes,
     a:str, # name of a model
     b:str, # name of another one
     rows:pd.DataFrame, # family, perturbation, severity, weight: the cells
+    by:str=None, # a column of `rows`: the mean over its values of each one's share; None: one share
 )->Estimate:
     "Weighted sum of the errors of `a` as a share of that of `b` on the same images, with its interval"
     (above, weight), (below, _) = (self._pairs_and_weights(rows, {m: 1}) for m in (a, b))
+    if by is not None: weight = np.stack([self._weights_of(rows, a, rows[by] == v) for v in rows[by].unique()])
     return ratio(above, below, weight)
+
+@patch
+def _weights_of(self:Outcomes, rows, model, counts):
+    "The weight of each cell if only some of the rows count"
+    return self._pairs_and_weights(rows.assign(weight=rows.weight.where(counts, 0.)), {model: 1})[1]
 
 # %% ../nbs/50_outcomes.ipynb #7b2ea34f
 def known_images(
