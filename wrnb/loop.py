@@ -317,7 +317,7 @@ def _tell_training(self:Loop, strategy, learn):
     "Say how a strategy trained: epochs, passes, the step from the base, and REVa's shares"
     options = self.run.options(f"enhance {strategy}")
     work = options["epochs"]*passes(strategy, options["attack_share"]) + options.get("probe_passes", 0)
-    where = f"{work:.3g} passes per image, alpha {learn.alpha:g} -> {self.run/strategy}"
+    where = f"{work:.3g} passes per image; then a step to alpha {learn.alpha:g} -> {self.run/strategy}"
     self.say(f"{_trained(f'enhance: {strategy},', learn)}, {where}")
     if not options["shares"]: return
     shares = ", ".join(f"{name} {100*share:.1f}" for name, share in options["shares"].items())
