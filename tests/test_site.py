@@ -4,7 +4,7 @@ from html import unescape
 
 import pandas as pd
 import pytest
-from execnb.nbio import mk_cell, new_nb
+from execnb.nbio import mk_cell, new_nb, read_nb
 from nbdev.config import get_config
 from PIL import Image
 
@@ -360,22 +360,27 @@ def badges(path):
     return dict(re.findall(r"\[!\[[^]]+\]\(\.\./images/(\w+)\.svg\)\]\(([^)]+)\)", text))
 
 
+def code_in(path): return "\n".join(c.source for c in read_nb(path).cells if c.cell_type == "code")
+
+
+def needs_your_images(path): return bool(re.search(r"#\| *slow|\.fastai|WRNB_", code_in(path)))
+
+
+def test_what_needs_images_of_yours():
+    "All tutorials but one make their images themselves"
+    assert [path.stem for path in TUTORIALS if needs_your_images(path)] == ["hymenoptera"]
+
+
 @pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
 def test_a_badge_opens_this_tutorial(path):
-    "Colab has the notebook alone, so one that reads the repository's tables has no badge for it"
+    "Colab has the notebook alone: not for those that read the repository's tables. None for those that need images"
     repo = CFG.git_url.removeprefix("https://github.com/")
     needs_repository = "../.." in path.read_text()
+    places = {"binder"} if needs_repository else {"binder", "colab"}
     found = badges(path)
-    assert set(found) == ({"binder"} if needs_repository else {"binder", "colab"})
+    assert set(found) == (set() if needs_your_images(path) else places)
     for name, address in found.items():
         start = PLACES[name].format(repo=repo, branch=CFG.branch)
         assert address.startswith(start)
         assert (ROOT/address.removeprefix(start)).samefile(path)
         assert (CFG.nbs_path/"images"/f"{name}.svg").is_file()
-
-
-@pytest.mark.parametrize("path", TUTORIALS, ids=lambda p: p.stem)
-def test_a_tutorial_with_a_badge_needs_no_images_of_yours(path):
-    cells = json.loads(path.read_text())["cells"]
-    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
-    assert not re.search(r"#\| *slow|\.fastai|WRNB_", code)
