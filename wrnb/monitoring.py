@@ -277,7 +277,9 @@ def before_fit(self:RobustnessCallback):
     self.learn.metrics = [*others, *self.ours]
 
 @patch
-def before_epoch(self:RobustnessCallback): self.began_epoch = perf_counter()
+def before_epoch(self:RobustnessCallback):
+    "Take the time at which the epoch began"
+    self.began_epoch = perf_counter()
 
 @patch
 def after_validate(self:RobustnessCallback):
