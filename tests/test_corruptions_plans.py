@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from scipy.stats import poisson
 
-from wrnb.corruptions import CONSTANTS, _at_once, _plasma, corrupt
+from wrnb.corruptions import CONSTANTS, _at_once, _plasma, corrupt, corruptions
 from wrnb.randomness import _hash_weights, _mix, _mix_in_torch, fold_in, image_keys, uniform
 
 pytestmark = pytest.mark.filterwarnings("ignore:preset")
@@ -139,3 +139,15 @@ def test_keys_do_not_depend_on_threads():
             torch.set_num_threads(threads)
             assert (_mix(numbers.clone()) == _mix_in_torch(numbers.clone())).all()
     finally: torch.set_num_threads(before)
+
+
+KINDS = [k.name for extra in (False, True) for k in corruptions(severities=1, extra=extra)]
+
+
+@pytest.mark.parametrize("level", [0., 1.])
+@pytest.mark.parametrize("name", KINDS)
+def test_a_picture_of_one_colour_is_corrupted_too(name, level):
+    "Black has no photons to draw: nothing is left to look up"
+    for severity in (1, 5):
+        seen = corrupt(torch.full((2, 3, 32, 32), level), name, severity)
+        assert seen.shape == (2, 3, 32, 32) and seen.min() >= 0 and seen.max() <= 1

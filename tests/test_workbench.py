@@ -314,6 +314,16 @@ TEXT = "return document.querySelector('.jp-OutputArea .widget-vbox').innerText"
 RUN = "window.jupyterapp.commands.execute('notebook:run-all-cells')"
 
 
+def run_until(browser, condition, seconds=60, times=3):
+    "Run all cells until something holds; again if it doesn't, since JupyterLab may not have been ready for the first"
+    from selenium.common.exceptions import TimeoutException
+    for left in reversed(range(times)):
+        browser.execute_script(RUN)
+        try: return until(browser, condition, seconds)
+        except TimeoutException:
+            if not left: raise
+
+
 def run_in_lab(lab, browser, name, *cells, **values):
     "Open a notebook of these cells in JupyterLab, and run it until it shows a page of images"
     folder, url = lab
@@ -323,8 +333,7 @@ def run_in_lab(lab, browser, name, *cells, **values):
     until(browser, lambda b: b.execute_script(IDLE))
     browser.execute_script("window.jupyterapp.commands.execute('application:toggle-left-area')")
     shown(browser, ".jp-Cell .cm-content")[0].click()  # now it is the notebook that commands are about
-    browser.execute_script(RUN)
-    until(browser, lambda b: len(shown(b, ".wrnb-card")) == 8, 120)
+    run_until(browser, lambda b: len(shown(b, ".wrnb-card")) == 8)
 
 
 @needs_widgets

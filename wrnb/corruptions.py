@@ -175,7 +175,9 @@ def _corruption(f):
 # %% ../nbs/40_corruptions.ipynb #d169ca71
 def _chunks(*tensors):
     "Parts of tensors that belong together, image by image if these are large: one image fits into a processor's cache"
-    images = max(1, 2**17//tensors[0][0].numel()) if tensors[0].device.type == "cpu" else len(tensors[0])
+    first = tensors[0]
+    if not len(first): return ()
+    images = max(1, 2**17//first[0].numel()) if first.device.type == "cpu" else len(first)
     return zip(*(t.split(images) for t in tensors))
 
 def _truncate(x, out=None):
