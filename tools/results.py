@@ -8,7 +8,7 @@ import pandas as pd
 from execnb.nbio import read_nb
 from PIL import Image
 
-from tools.tuned import word
+from tools.tuned import EXTRA, breakable
 from wrnb.benchmark import read_evaluation
 
 STRATEGIES = ["base", "reva", "standard", "augmix", "adversarial", "prime", "hybrid"]
@@ -20,7 +20,6 @@ BASES = dict(  # bases of benchmarks/: what people call them
 RUNS = dict(imagenet="EfficientNet-Lite0, Imagenette")  # folder: its line
 FULL = "cifar10_full", "cifar100_full"  # tables of trainings on all images that are at hand
 GUIDES = {"weaknesses": "reva"}  # REVa's own guide; another one is another case
-EXTRA = {"reva, extra": "reva"}  # where it is the only REVa
 ABOUT = """
 **Corruption error** in percent on test images, the mean over the 15 corruptions; in brackets the
 error on clean images. Each row is a classifier, as it came (base) and fine-tuned in several ways
@@ -90,7 +89,7 @@ def bases_table(root):
     "Corruption error of every base and strategy that was measured, as Markdown"
     t = measured(root)
     known = [name for name in STRATEGIES if (t.case == name).any()]
-    heads = [word(name).replace("Augment", "&shy;Augment") for name in known]
+    heads = [breakable(name) for name in known]
     lines = ["| | " + " | ".join(heads) + " |", "| --- |" + " ---: |"*len(known)]
     for base, own in t.groupby("base", sort=False):
         cells, seeds = [_cell(own[own.case == name]) for name in known], own.seeds.max()

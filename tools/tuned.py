@@ -25,6 +25,7 @@ STRATEGIES = ["standard", "augmix", "prime", "hybrid", "adversarial", "unguided"
 WORDS = dict(
     augmix="AugMix", prime="PRIME", hybrid="HybridAugment++", reva="REVa", unguided="REVa unguided")
 GUIDED = dict(weaknesses="reva", uniform="unguided")  # cases of guided.csv: their names here
+EXTRA = {"reva, extra": "reva"}  # where REVa by protocol `extra` is the only one
 NO_BREAK = "\u00a0"  # a space at which no line ends
 ABOUT = dict(  # what a reader has to know of a way of fine-tuning
     standard="*Standard* fine-tuning has no extra views.",
@@ -210,13 +211,22 @@ def read_tuned(names, table="recipe"):
     return {key: Tuned(names[key], *own(key)) for key in known}
 
 
+def renamed(base, cases):
+    "A base whose cases have other names in its table"
+    rows, cells = base.rows.replace(dict(case=cases, against=cases)), base.cells.replace(dict(model=cases))
+    return replace(base, rows=rows, cells=cells)
+
+
 def read_best(names):
     "The bases as recipe.csv has them, and those that only guided.csv has, as if it were the same"
     compared, guided = read_tuned(names), read_tuned(names, "guided")
-    for base in guided.values():
-        base.rows = base.rows.replace(dict(case=GUIDED, against=GUIDED))
-        base.cells = base.cells.replace(dict(model=GUIDED))
+    guided = {key: renamed(base, GUIDED) for key, base in guided.items()}
     return {key: (guided | compared)[key] for key in names if key in guided | compared}
+
+
+def read_full(names, table):
+    "The bases that were trained on all images by protocol `extra`, whose REVa has no other name there"
+    return {key: renamed(base, EXTRA) for key, base in read_tuned(names, table).items()}
 
 
 # --- run folders ---------------------------------------------------------------------------------
@@ -263,15 +273,6 @@ def published_bases():
     return table.set_index("base")
 
 
-def read_full(names, table):
-    "The bases that were trained on all images by protocol `extra`, whose REVa has no other name there"
-    bases = read_tuned(names, table)
-    for base in bases.values():
-        base.rows = base.rows.replace({"reva, extra": "reva"})
-        base.cells = base.cells.replace({"reva, extra": "reva"})
-    return bases
-
-
 FULL = """
 **{epochs} epochs of REVa on {images} take the error of the published {base.name} under the 15
 corruptions, none of which it saw in training, {fifteen}**: {change} points ({seeds}). Over C-bar the
@@ -296,10 +297,10 @@ def about_full(base, images):
 def _about_rival(base, case):
     "What another way did with all images, and what that is minus REVa"
     def minus(figure): return base.text(case, figure, "reva")
-    def passes(of): return f"{float(base.about(of).passes):.1f}"
+    def cost(of): return f"{float(base.about(of).passes):.1f}"
     clean = f"{base.at(case, 'clean').value:.1f} %"
     return RIVAL.format(
-        name=word(case), passes=passes(case), own=passes("reva"), fifteen=base.step(case, "the 15"),
+        name=word(case), passes=cost(case), own=cost("reva"), fifteen=base.step(case, "the 15"),
         more=minus("the 15"), worst=minus("worst three"), bar=minus("C-bar"), clean=clean)
 
 
