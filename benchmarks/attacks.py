@@ -1,15 +1,15 @@
 """PGD-10 on CIFAR-10 test images with ResNet-20: ours, ours with early stop, and torchattacks 3.3.0, in the same run.
 
-    python benchmarks/attacks.py CHECKPOINT [--n 1000] [--eps 8] [--batch-size 100] [--repeats 3] [--threads 1 2]
+    python benchmarks/attacks.py CHECKPOINT [--robust FILE] [--n 1000] [--eps 8] [--batch-size 100] [--repeats 3]
+                                 [--threads 1]
 
 CHECKPOINT is the published resnet20 of github.com/akamaster/pytorch_resnet_cifar10; the images
 come from fastai's data folder (`untar_data(URLs.CIFAR)`). The three take turns at each batch; the
 best of the repeats counts, by the wall clock (`speed`, 1 = torchattacks) and by processor time
 (`cpu_speed`), which other work on the machine disturbs less. On an undefended model early stop has
-little left to do after two or three steps; with `--robust RUN`, the folder of
-benchmarks/autoattack.py, the model trained against PGD is timed as well. Five minutes or so on one
-core, and as much again for the robust model. Writes benchmarks/attacks.csv; the table of ratios
-comes last.
+little left to do after two or three steps; with `--robust FILE`, a checkpoint of a ResNet-20 that
+was trained against PGD, that model is timed as well. Five minutes or so on one core, and as much
+again for the robust model. Writes benchmarks/attacks.csv; the table of ratios comes last.
 """
 import time
 from importlib.metadata import version
@@ -84,15 +84,15 @@ def measure(a, name, net, threads, batches, device):
 def main():
     p = parser(__doc__)
     p.add_argument("checkpoint")
-    p.add_argument("--robust", type=Path)
-    add_options(p, n=1000, eps=8, batch_size=100, repeats=3, seed=0, threads=[1, 2], device="auto")
+    p.add_argument("--robust")
+    add_options(p, n=1000, eps=8, batch_size=100, repeats=3, seed=0, threads=[1], device="auto")
     a = p.parse_args()
     device = pick_device(a.device)
     _, ds = load_data("cifar10", limit=10, test_limit=a.n)
     x, y = ds.pixels(range(len(ds))).to(device), torch.as_tensor(ds.labels).to(device)
     batches = list(zip(x.split(a.batch_size), y.split(a.batch_size)))
     files = dict(published=a.checkpoint)
-    if a.robust: files["robust"] = a.robust/"adversarial"/"model.safetensors"
+    if a.robust: files["robust"] = a.robust
     models = {name: load_model(f"resnet20@{file}", 10).to(device).eval() for name, file in files.items()}
     rows = [row for name, net in models.items() for t in a.threads for row in measure(a, name, net, t, batches, device)]
     df = pd.DataFrame(rows)

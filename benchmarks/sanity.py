@@ -1,18 +1,19 @@
 """Can the attacks be trusted on a real model? Error against radius, steps, restarts and source, next to random noise.
 
-    python benchmarks/sanity.py --checkpoint resnet20-cifar10.th --robust RUN [--n 1000] [--few 500] [--seed 0]
-                                [--eps 0.5 1 2 4 8 16 32] [--device auto]
+    python benchmarks/sanity.py --checkpoint resnet20-cifar10.th --robust FILE --keep FOLDER
+                                [--n 1000] [--few 500] [--seed 0] [--eps 0.5 1 2 4 8 16 32] [--device auto]
 
 Two models: the published ResNet-20 of github.com/akamaster/pytorch_resnet_cifar10, which nobody
-defended, and the one that benchmarks/autoattack.py trained against PGD at 8/255 and left in RUN.
+defended, and the checkpoint of a ResNet-20 trained against PGD that `--robust` names.
 One row per measurement on 1,000 test images of CIFAR-10, drawn with seed 0, or on every second of
 them: `model` asked, `source` the model the attack was made on, attack, eps in grey levels, steps
 and restarts, n_wrong and error with its 95 % interval, `fooled` the share of images seen as
 another class than before, `loss` the mean cross-entropy, `clean_error` that of the same images.
 Radii are varied on --n images; steps, restarts and the source on --few, at 1/255 for the published
 model and at 8/255 for the other. The universal perturbation is found on 500 training images.
-`noise` adds a random sign times eps to each pixel. Each row is kept in RUN at once. Writes
-benchmarks/sanity.csv; a quarter of an hour on one core.
+`noise` adds a random sign times eps to each pixel. Each row is kept in FOLDER at once, so
+that the script resumes if it is interrupted. Writes benchmarks/sanity.csv; a quarter of an hour on
+one core.
 """
 from pathlib import Path
 
@@ -98,14 +99,15 @@ def load_networks(files, device):
 def main():
     p = parser(__doc__)
     p.add_argument("--checkpoint", required=True)
-    p.add_argument("--robust", required=True, type=Path)
+    p.add_argument("--robust", required=True)
+    p.add_argument("--keep", required=True, type=Path)
     add_options(p, n=1000, few=500, seed=0, threads=1, eps=[.5, 1, 2, 4, 8, 16, 32], device="auto")
     a = p.parse_args()
     device = begin(a)
     fit, (x, y) = (pixels_and_labels(ds, device) for ds in load_data("cifar10", limit=500, test_limit=1000))
-    files = dict(published=a.checkpoint, robust=a.robust/"adversarial/model.safetensors")
+    files = dict(published=a.checkpoint, robust=a.robust)
     models = load_networks(files, device)
-    folder, rows = a.robust/"sanity"/"-".join(weights_hash(net) for net in models.values()), {}
+    folder, rows = a.keep/"sanity"/"-".join(weights_hash(net) for net in models.values()), {}
     for about, n, options in measurements(models, a.eps, a.n, a.few):
         key = "-".join(map(str, (*about.values(), n, a.seed)))
         if key in rows: continue
