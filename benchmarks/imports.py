@@ -3,15 +3,14 @@
     python benchmarks/imports.py [--repeats 3] [--torch torch torchvision] [--packages wrnb ...]
 
 For each package a virtual environment is made in a temporary folder and removed again, which needs
-12 GB of disk. The first row is `pip install torch torchvision`, which all of them need. Links to its
+8 GB of disk. The first row is `pip install torch torchvision`, which all of them need. Links to its
 files are in the environments of the others: the row of a package is what `pip install NAME` takes
 besides. The packages are the newest that pip takes; wrnb is a wheel of this checkout.
 
 `install_s` are seconds by the clock, without pip's cache. They depend on the network and on what else
 the machine does; if pip is configured to find files on the disk, `from_disk` is how many of the
 `packages` it found there (wrnb's own wheel is always one). `install_cpu_s` are seconds of the
-processor, and `mb` is how much the environment grows, in MB. Times are medians over `repeats`
-installs into as many environments.
+processor, and `mb` is how much the environment grows, in MB. Each install is made once.
 
 Each row of a module is of fresh processes that import torch and then the module. `torch_s` and
 `more_s` are medians over `repeats` of them, in seconds of the processor. `ratio` is the median of
@@ -87,7 +86,7 @@ def last_error(done):
 
 def new_env(folder):
     "An empty virtual environment"
-    subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     return folder
 
 
@@ -140,13 +139,6 @@ def install(env, *what):
     return dict(install_s=clock, install_cpu_s=cpu, mb=megabytes(env) - before) | came
 
 
-def median_install(installs):
-    "The median of each figure; the error, if one of the installs failed"
-    failed = [i for i in installs if "fails" in i]
-    if failed: return failed[0]
-    return {k: statistics.median(i[k] for i in installs) for k in installs[0]}
-
-
 # --- imports --------------------------------------------------------------------------------------
 
 def fresh(env, module):
@@ -190,7 +182,7 @@ def module_rows(env, module, repeats):
 def package_rows(name, base, folder, repeats):
     "A package's install, which is on the row of its first module, and a row for each module"
     env, what = folder/"env", wheel(folder) if name == "wrnb" else name
-    own = median_install([install(copied(base, env), what) for _ in range(repeats)])
+    own = install(copied(base, env), what)
     if "fails" in own: return [dict(package=name) | own]
     rows = [r for module in PACKAGES[name] for r in module_rows(env, module, repeats)]
     rows[0] = dict(version=versions(env)[name]) | own | rows[0]
@@ -200,7 +192,7 @@ def package_rows(name, base, folder, repeats):
 def table_rows(what, packages, folder, repeats):
     "The row of torch, which the other environments begin with, and those of the packages"
     base = folder/"torch"
-    first = median_install([install(new_env(base), *what) for _ in range(repeats)])
+    first = install(new_env(base), *what)
     if "fails" in first: sys.exit(f"{' '.join(what)}: {first['fails']}")
     rows = [dict(package="torch", version=versions(base)["torch"]) | first]
     return rows + [r for name in packages for r in package_rows(name, base, folder, repeats)]
