@@ -507,6 +507,23 @@ def test_shares_that_follow_gains_resume_with_the_same_bytes(tmp_path):
     with pytest.raises(WrnbError, match="guide=gain has 0 images"): go(ds=load_data("digits", limit=9)[0])
 
 
+@pytest.mark.parametrize("guide", ["uniform", "online", "gain"])
+def test_a_training_that_was_killed_after_its_last_epoch_ends_with_the_same_bytes(guide, tmp_path, monkeypatch):
+    "The checkpoint of the last epoch is written, the model is not: no epoch is left to train"
+    ds, test = load_data("digits", limit=300, test_limit=30)
+    torch.manual_seed(0)
+    net = digits_net(10).eval()
+    go = partial(enhance, net, None, ds=ds, test=test, guide=guide, protocol="extra", epochs=2, bs=64)
+    def killed(*args, **how): raise KeyboardInterrupt
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr("wrnb.enhancement.choose_alpha", killed)
+        go(out=tmp_path/"cut")
+    assert (tmp_path/"cut/reva/checkpoint.pt").is_file()
+    for name in ("cut", "whole"): go(out=tmp_path/name)
+    for name in ("log.csv", "guide.csv", "model.safetensors"):
+        assert (tmp_path/"cut/reva"/name).read_bytes() == (tmp_path/"whole/reva"/name).read_bytes(), name
+
+
 # --- nothing to be guided by --------------------------------------------------------------------------------------
 
 def test_one_can_ask_whether_anything_guides():

@@ -219,7 +219,7 @@ def train(
         learn = _learner(model, dls, lr, layer_lrs)
         callbacks = _callbacks(seed, precision, cbs, checkpoint)
         done = _resume(learn, checkpoint) if checkpoint else 0
-        if done < epochs: _fit(learn, epochs, lr, callbacks, done, layer_lrs=layer_lrs)
+        if epochs: _fit(learn, epochs, lr, callbacks, done, layer_lrs=layer_lrs)
     learn.model.eval()
     return learn
 
