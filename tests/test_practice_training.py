@@ -627,6 +627,31 @@ def test_a_step_that_goes_too_far_is_shortened_to_where_corruptions_are_met_best
     assert 0 < alpha < 1 and found[alpha] < min(found[0], found[1])
 
 
+class NotesPrecision(nn.Module):
+    "A linear classifier that notes, for every batch of more than the eight images of a check, how it computes"
+    seen = set()
+
+    def __init__(self, n_pixels):
+        super().__init__()
+        self.last = nn.Linear(n_pixels, 10)
+
+    def forward(self, x):
+        out = self.last(x.flatten(1))
+        if len(x) > 8: self.seen.add((self.training, torch.is_grad_enabled(), out.dtype))
+        return out
+
+
+@pytest.mark.parametrize("precision, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize("strategy, guide", [("reva", "uniform"), ("reva", "gain"), ("augmix", "uniform")])
+def test_all_of_a_fine_tuning_is_in_the_precision_asked_for(strategy, guide, precision, dtype, some_digits):
+    ds, test = some_digits
+    net, how = NotesPrecision(ds[0][0].numel()), dict(protocol="extra", epochs=1, bs=32, device="cpu")
+    NotesPrecision.seen.clear()
+    enhance(net, None, strategy, ds, test, guide=guide, precision=precision, **how)
+    training, watching = (True, True, dtype), (False, False, dtype)
+    assert NotesPrecision.seen == {training, watching}
+
+
 class NeverTrained(nn.Module):
     "A classifier of images of any size that must not be trained"
     def __init__(self):
