@@ -16,6 +16,7 @@ from wrnb.corrupted_copies import save_corrupted
 from wrnb.enhancement import enhance
 from wrnb.findings import Findings
 from wrnb.fine_tuning import fine_tune
+from wrnb.heads import HeadFirstCallback
 from wrnb.image_sets import subset
 from wrnb.loaders import pixel_loaders
 from wrnb.loop import Loop
@@ -285,6 +286,13 @@ def test_an_evaluation_that_is_begun_anew_is_not_read_as_the_old_one(home, tmp_p
     with pytest.raises(WrnbError, match="evaluation.csv is of an evaluation that did not end"): read_evaluation(run.path)
     assert Findings(loop(run.path)).evaluation is None
     assert set(measure(run.path, **more).table.model) == {"base", "standard", "augmix"}
+
+
+def test_an_interruption_while_the_head_learns_alone_freezes_nothing(net, digits):
+    model = copy.deepcopy(net)
+    with pytest.raises(KeyboardInterrupt):
+        train(model, subset(digits[0], range(40)), digits[1], epochs=2, cbs=[HeadFirstCallback(1), Stop(0)])
+    assert all(p.requires_grad for p in model.parameters())
 
 
 # --- a plain fastai Learner -----------------------------------------------------------------------

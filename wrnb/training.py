@@ -186,12 +186,14 @@ def _learner(model, dls, lr, layer_lrs=1.):
 def _fit(learn, epochs, lr, callbacks, done, layer_lrs=1.):
     "Train from the epochs that are done to the last; the callbacks leave the Learner afterwards"
     peak = lr if layer_lrs == 1 else _layer_lrs(lr, layer_lrs, len(learn.splitter(learn.model)))
+    learns = [(p, p.requires_grad) for p in learn.model.parameters()]
     try:
         with (learn.no_logging(), learn.no_bar(), _plain_errors(), _together(learn),
               under_way("training epochs", epochs, done) as work):
             cbs = [*callbacks, _schedule(peak), _FarCallback(work)]
             learn.fit(epochs, lr=lr, cbs=cbs, start_epoch=done)
     finally:
+        for p, needs in learns: p.requires_grad_(needs)  # fastai ends no fit that was interrupted
         for cb in callbacks:
             if isinstance(cb, AutocastCallback): cb.context.close()
 
