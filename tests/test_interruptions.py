@@ -240,7 +240,7 @@ def test_parts_of_a_stage_that_no_record_knows_are_not_taken(home, tmp_path):
     "Somebody removed config.json after an interruption, and begins with other options"
     models = dict(base=digits_net(10).eval())
     test = load_data("digits", limit=1, test_limit=20)[1]
-    go = partial(evaluate, models, test, families="noise", severities=5)
+    go = partial(evaluate, models, test, families="noise", severities=5, attack_names=())
     with Interrupted(3, after=True), pytest.raises(KeyboardInterrupt): go(seed=1, out=tmp_path/"cut")
     (tmp_path/"cut/config.json").unlink()
     for name in ("whole", "cut"): go(seed=0, out=tmp_path/name)
