@@ -122,6 +122,9 @@ def read_evaluation(
     "What `evaluate` left in a run folder; raises `WrnbError` if it did not end there"
     run = Run(path)
     table, record = read_table(run/"evaluation.csv"), run.options("evaluate")
+    if run.config and not run.done("evaluate"):
+        raise WrnbError(f"{run/'evaluation.csv'} is of an evaluation that did not end or was begun anew: "
+                        "run the same command again")
     per_cell = record.get("per_cell") and int(table.n[table.family != "clean"].max())
     how = dict(design=record.get("design") or "spread", adjust=record.get("adjust") is not False)
     outcomes = read_outcomes(run.path, table, record.get("n"), per_cell, **how)

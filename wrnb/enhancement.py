@@ -30,7 +30,7 @@ from .learners import images_of
 from .data import data_hash
 from .models import as_model, load_weights, untouched, weights_hash
 from .inference import check_classifier
-from .training import keep_trained, train
+from .training import enter_training, keep_trained, train
 from .validation import Validation
 from .augmentation import augmix, jensen_shannon, random_crop, random_flip
 from .peers import hybrid, prime, random_color, random_displacement, random_filter
@@ -164,7 +164,6 @@ def _stepped_back(learn, base, apart, record, strategy, device):
 def _finished(learn, run, strategy):
     "Give a Learner what the run folder has: weights, the step from the base, and what came of the guide"
     load_weights(learn.model, run/strategy/"model.safetensors")
-    (run/strategy/"checkpoint.pt").unlink(missing_ok=True)
     learn.alpha = run.record(f"enhance {strategy}").get("alpha", 1.)
     table = run/strategy/"guide.csv"
     learn.guide = read_table(table) if table.is_file() else None
@@ -175,7 +174,7 @@ def _tuned(net, base, images, *, plan, record, cbs):
     strategy, run, (ds, apart, test) = plan.strategy, plan.run, images
     stage, device = f"enhance {strategy}", plan.compute["device"]
     same = {name: record[name] for name in ("seed", "precision")} | record["pace"] | plan.compute
-    if run and not run.claim(stage, record, device):
+    if run and not enter_training(run, stage, strategy, record, device):
         learn = train(net, ds, test, epochs=0, **same)
         _finished(learn, run, strategy)
         return learn
