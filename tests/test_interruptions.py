@@ -27,7 +27,6 @@ from wrnb.networks import digits_net
 from wrnb.runs import Run
 from wrnb.training import train
 import wrnb.checks, wrnb.report  # give `Loop` its methods
-from wrnb.comparison import compare_runs
 
 SETUP = dict(data="digits", model="digits_net", limit=100, test_limit=30)
 MEASURE = dict(families="noise", severities=(5,), attacks=("fgsm",), attack_eps=(8,), per_cell=10)
@@ -86,7 +85,7 @@ STAGES = {
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_resumes_wherever_it_was_interrupted(stage, home, tmp_path):
     before, go = STAGES[stage]
-    events = interrupted_everywhere(go, tmp_path, before and home/before)
+    events = interrupted_everywhere(go, tmp_path, before and home/before, most=4)
     assert events.count("replace config.json") >= 2, "it is entered and ended"
 
 
@@ -101,18 +100,6 @@ def test_a_corrupted_copy_resumes(preset, tmp_path):
     ds = load_data("digits", limit=4, test_limit=1)[0]
     go = partial(save_corrupted, ds, names=["brightness", "contrast"], preset=preset)
     interrupted_everywhere(lambda folder: go(folder), tmp_path, most=6)
-
-
-PAGES = {
-    "report": lambda folder: loop(folder).report(notebook=True),
-    "page": lambda folder: loop(folder).scores().save_page(folder/"page.html", n=2),
-    "compare": lambda folder: compare_runs([loop(folder), loop(folder.parent/"other")])}
-
-
-@pytest.mark.parametrize("page", PAGES)
-def test_a_page_is_whole_or_absent(page, home, tmp_path):
-    shutil.copytree(home/"evaluate", tmp_path/"other")
-    interrupted_everywhere(PAGES[page], tmp_path, home/"evaluate", most=3)
 
 
 def test_decisions_are_whole_or_absent(tmp_path):
@@ -141,18 +128,15 @@ def net():
 
 
 STRATEGIES = {name: dict(strategy=name) for name in ("augmix", "adversarial", "prime", "hybrid")} | {
-    guide: dict(strategy="reva", guide=guide) for guide in ("uniform", "online", "gain", "weaknesses", "paper")} | {
+    guide: dict(strategy="reva", guide=guide) for guide in ("uniform", "online", "gain")} | {
     "head first": dict(strategy="standard", head_epochs=1)}
 
 
 @pytest.mark.parametrize("name", STRATEGIES)
-def test_fine_tuning_resumes_from_each_of_its_checkpoints(name, net, digits, home, tmp_path):
+def test_fine_tuning_resumes_from_each_of_its_checkpoints(name, net, digits, tmp_path):
     "After the last one, too: no epoch is left, but the step back is"
-    found = loop(home/"validate").validation() if name in ("weaknesses", "paper") else None
-    protocol = "all" if found else "extra"
-    def go(folder):
-        enhance(net, found, ds=digits[0], test=digits[1], out=folder, bs=50, epochs=2, protocol=protocol,
-                **STRATEGIES[name])
+    how = dict(ds=digits[0], test=digits[1], bs=50, epochs=2, protocol="extra") | STRATEGIES[name]
+    def go(folder): enhance(net, None, out=folder, **how)
     events = interrupted_everywhere(go, tmp_path, most=1, only="replace checkpoint.pt")
     assert events.count("replace checkpoint.pt") == 2 and events[-1] == "unlink checkpoint.pt"
 
@@ -171,7 +155,7 @@ BETWEEN = {
     "before weaknesses": ("weak", validate, "wrnb.validation._save_split"),
     "after the last cell": ("weak", validate, "wrnb.validation.warn_of_chance"),
     "before the first epoch": ("validate", standard, "wrnb.enhancement.train"),
-    "while alpha is chosen": ("validate", standard, "wrnb.step_back.trade_off"),
+    "while alpha is chosen": ("validate", standard, "wrnb.enhancement.choose_alpha"),
     "before intervals": ("enhance", measure, "wrnb.benchmark.with_intervals")}
 
 
