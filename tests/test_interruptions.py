@@ -267,7 +267,7 @@ def test_an_evaluation_that_is_begun_anew_is_not_read_as_the_old_one(home, tmp_p
     loop(run.path).enhance("augmix", epochs=1, bs=30)
     more = dict(severities=(1, 5), per_cell=None)
     with Interrupted(4), pytest.raises(KeyboardInterrupt): measure(run.path, **more)
-    with pytest.raises(WrnbError, match="evaluation.csv is of an evaluation that did not end"): read_evaluation(run.path)
+    with pytest.raises(WrnbError, match="is of an evaluation that did not end"): read_evaluation(run.path)
     assert Findings(loop(run.path)).evaluation is None
     assert set(measure(run.path, **more).table.model) == {"base", "standard", "augmix"}
 
