@@ -476,8 +476,8 @@ def test_timms_model_of_a_thousand_classes_of_its_own_is_not_imagenets(tmp_path)
     mean, std = (view(net.pretrained_cfg[k]) for k in ("mean", "std"))
     with torch.no_grad():
         theirs = net((x - mean)/std)[:, [1, 0]]
-        wanted = dict(own=own[1::-1], imagenet=["goldfish", "tench"], ids=["goldfish", "tench"])
-        for place, classes in wanted.items():
+        fish = ["goldfish", "tench"]
+        for place, classes in (("own", own[1::-1]), ("imagenet", fish), ("ids", fish)):
             ours = load_model(f"timm:local-dir:{tmp_path/place}", 2, classes=classes)(x)
             assert torch.allclose(ours, theirs, atol=1e-4)
     with refuses("class 'goldfish' is none of the 1000"):

@@ -273,12 +273,14 @@ def _package():
 def _way_out(kind, path):
     "What to do if something of a model cannot be loaded"
     def has(pattern): return path.is_dir() and any(path.glob(pattern))
+    is_processor = kind is _package().AutoImageProcessor
     if has("*.bin") and not has("*.safetensors"):
-        return "its weights are pickled, which could run code: load them once with transformers, if you trust them, " \
-               "and save_pretrained writes safetensors"
-    if kind is _package().AutoImageProcessor and has("config.json") and not has("p*processor_config.json"):
+        return ("its weights are pickled, which could run code: load them once with transformers, "
+                "if you trust them, and save_pretrained writes safetensors")
+    if is_processor and has("config.json") and not has("p*processor_config.json"):
         return "save the image processor in the folder too, with its own save_pretrained"
-    return "give an image classifier with safetensors, by its name on the hub or a folder that save_pretrained wrote"
+    return ("give an image classifier with safetensors, by its name on the hub "
+            "or a folder that save_pretrained wrote")
 
 def _from(kind, name, **options):
     "Something of a model, by one of transformers' classes that look at its files"
