@@ -16,12 +16,16 @@ batch. Codes:
 
 A row for each model, seed and code: n_wrong and error with its 95 % interval, `differs` the number of
 images on which it disagrees with pyautoattack at the same seed, `more` the error less
-pyautoattack's in points, seconds by the clock and of the processor. Each row is kept in `--out` at
-once, so that the script resumes if it is interrupted. An image that is not fooled costs fifteen
+pyautoattack's in points, seconds by the clock and of the processor. `forwards` is how many images
+went through the network, `backwards` how many of them with a gradient, and `passes_seconds` what the
+same passes take by themselves, sixteen images at a time through a network whose batch norms are
+folded into its convolutions: a code that asks the network as often can hardly be faster. Each row is
+kept in `--out` at once, so that the script resumes if it is interrupted. An image that is not fooled costs fifteen
 seconds of one core for each full AutoAttack; the whole takes 40 minutes (the training, if there is
 one, as long). Writes benchmarks/autoattack.csv.
 """
 import time
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -32,6 +36,7 @@ import torchattacks
 
 from common import add_options, begin, cross_product, origin, parser, show, wait_for_gpu, write_csv
 from wrnb.attacks import ATTACKS, AutoAttack
+from wrnb.attacks import _attacked as attacked_copy
 from wrnb.core import wilson
 from wrnb.tables import in_parts
 from wrnb.folders import load_data
@@ -77,12 +82,50 @@ CODES = {"PGD-10": pgd_10, "PGD-50x10": pgd_50x10, "torchattacks": of_torchattac
          "wrnb": ours}
 
 
+@contextmanager
+def counted(net):
+    "How many images go through a network, `forwards`, and how many of them with a gradient, `backwards`"
+    seen = dict(forwards=0, backwards=0)
+    def count(module, x, logits):
+        seen["forwards"] += len(logits)
+        seen["backwards"] += len(logits)*logits.requires_grad
+    hook = net.register_forward_hook(count)
+    try: yield seen
+    finally: hook.remove()
+
+
+def seconds_per_image(ask, x, repeats=20):
+    "Seconds of the processor for one image of a batch, the least of some repeats"
+    ask(x)
+    def once():
+        start = time.process_time()
+        ask(x)
+        wait_for_gpu()
+        return (time.process_time() - start)/len(x)
+    return min(once() for _ in range(repeats))
+
+
+def passes_alone(net, x, forwards, backwards):
+    "Seconds of the processor that these passes take by themselves, in a network with folded batch norms"
+    x = x[:16]
+    with attacked_copy(net, x, passes=10_000) as folded:
+        @torch.no_grad()
+        def forward(x): folded(x)
+        def both(x):
+            x = x.clone().requires_grad_()
+            torch.autograd.grad(folded(x).sum(), x)
+        alone, with_gradient = seconds_per_image(forward, x), seconds_per_image(both, x)
+    return alone*(forwards - backwards) + with_gradient*backwards
+
+
 def attacked(code, net, x, y, eps, seed):
     "Which images are wrong, one per row, and what it took"
-    wall, cpu = time.perf_counter(), time.process_time()
-    adv = CODES[code](net, x, y, eps/255, seed)
-    wait_for_gpu()
+    with counted(net) as passes:
+        wall, cpu = time.perf_counter(), time.process_time()
+        adv = CODES[code](net, x, y, eps/255, seed)
+        wait_for_gpu()
     took = dict(seconds=time.perf_counter() - wall, cpu_seconds=time.process_time() - cpu)
+    took |= passes | dict(passes_seconds=passes_alone(net, x, **passes))
     assert (adv - x).abs().max() <= eps/255 + 1e-6 and adv.min() >= 0 and adv.max() <= 1, code
     with torch.no_grad(): wrong = (net(adv).argmax(1) != y).cpu()
     pixels = (adv - x).abs().amax((1, 2, 3)).cpu()
@@ -97,6 +140,9 @@ def compared(wrong, official):
     return dict(differs=int((official.values != wrong.values).sum()), more=round(more, 3))
 
 
+ONCE = ["seconds", "cpu_seconds", "forwards", "backwards", "passes_seconds", "device", "threads", "torch", "commit"]
+
+
 def summary(parts, **about):
     "One row per part"
     t, rows = pd.concat(parts), []
@@ -104,10 +150,10 @@ def summary(parts, **about):
         n, n_wrong = len(g), int(g.wrong.sum())
         low, high = (round(float(v), 4) for v in wilson(n_wrong/n, n))
         official = t[(t.code == "pyautoattack") & (t.eps == eps) & (t.seed == seed)].wrong
-        once = g.iloc[0][["seconds", "cpu_seconds", "device", "threads", "torch", "commit"]].to_dict()
+        once = g.iloc[0][ONCE].to_dict()
         error = dict(n=n, n_wrong=n_wrong, error=round(n_wrong/n, 6), low=low, high=high)
         rows.append(dict(code=code, eps=eps, seed=seed, **error, **compared(g.wrong, official), **once, **about))
-    return pd.DataFrame(rows).round(dict(seconds=1, cpu_seconds=1))
+    return pd.DataFrame(rows).round(dict(seconds=1, cpu_seconds=1, passes_seconds=1))
 
 
 def over_seeds(df):

@@ -7,6 +7,7 @@ import torch
 from wrnb.core import pick_device
 from wrnb.runs import provenance
 
+COMMIT = provenance()["commit"]  # as the process began: a table that it writes is itself a change
 HERE = Path(__file__).resolve().parent
 DATA = Path(os.environ.get("FASTAI_HOME", "~/.fastai")).expanduser()/"data"
 
@@ -43,7 +44,7 @@ def named_models(specs):
 def origin(*columns, device="cpu"):
     "Where a row was computed: these columns, of commit, device, threads and torch"
     info = provenance(device)
-    known = dict(commit=info["commit"], device=info["device"], threads=info["threads"], torch=info["versions"]["torch"])
+    known = dict(commit=COMMIT, device=info["device"], threads=info["threads"], torch=info["versions"]["torch"])
     return {c: known[c] for c in columns}
 
 

@@ -267,7 +267,7 @@ def harmless(desk, outside):
         page = (odd if "{odd}" in words else run)/"report.html"
         faults = outside.faults()
         if code not in (0, 2): faults.append(f"exit code {code}")
-        if "report" in words and not page.is_file(): faults.append("no page")
+        if code == 0 and "report" in words and not page.is_file(): faults.append("no page")
         if page.is_file() and never in page.read_text(): faults.append(f"{never} in the page")
         text = desk.said() if faults else "as expected"
         desk.judge("hostile", case, "done or refused, nothing outside changed, names escaped", faults, text)

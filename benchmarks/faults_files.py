@@ -395,7 +395,7 @@ HARMLESS = {  # done, with nothing outside changed: case -> (command, what is do
     "a table linked outside":
         (VALIDATE, lambda run, outside: after("validate", "validation.csv", link, outside/"precious")(run), "\0"),
     "script in the names of perturbations":
-        ("report {run}", lambda run, outside: rename(run/"validation.csv", "fog", SCRIPT), "<script"),
+        ("report {run}", lambda run, outside: rename(run/"validation.csv", "fog", SCRIPT), SCRIPT),
     "script in the names of models":
-        ("report {run}", lambda run, outside: rename(run/"evaluation.csv", "reva", SCRIPT), "<script"),
-    "script and formula in the names of classes": ("report {odd}", lambda run, outside: None, "<script")}
+        ("report {run}", lambda run, outside: rename(run/"evaluation.csv", "reva", SCRIPT), SCRIPT),
+    "script and formula in the names of classes": ("report {odd}", lambda run, outside: None, "<script>x")}

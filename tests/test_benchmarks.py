@@ -14,6 +14,8 @@ from helpers import (
     CHECKPOINT, DATA, ENV, IMAGENETTE, ROOT, needs_checkpoint, needs_cifar10, needs_imagenette,
     run_command)
 from wrnb.folders import load_data
+from wrnb.models import save_weights
+from wrnb.pretrained import load_model
 
 pytestmark = [needs_checkpoint, needs_cifar10, needs_imagenette]
 WITH_COMMANDS = ENV | dict(PATH=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -182,6 +184,20 @@ def test_a_loop_on_a_gpu(tmp_path):
 
 
 SHORT = "--limit 80 --test-limit 30 --epochs 1 --seeds 0 1 --severities 3 --neighbors 2".split()
+
+
+def test_attacks_on_fine_tuned_models(tmp_path):
+    "What is kept is the base itself, so that it is as wrong as the base, image by image"
+    net = load_model(f"resnet20@{CHECKPOINT}", 10)
+    for folder in ("resnet20-reva-extra-0/reva", "resnet20-prime-0/prime"):
+        (tmp_path/"kept"/folder).mkdir(parents=True)
+        save_weights(net, tmp_path/"kept"/folder/"model.safetensors")
+    table = ROOT/"benchmarks"/"cifar10_full.csv"
+    kept = ["--models", Path(CHECKPOINT).parent, "--keep", tmp_path/"kept", "--table", table]
+    (ours, committed), = run(tmp_path, "tuned_attacks", *kept, "--n", 4, "--test-limit", 60)
+    assert list(ours.columns) == list(committed.columns) and len(ours) == 6
+    assert set(ours.attack) == set(committed.attack) == {"PGD-10", "AutoAttack"}
+    assert ours.n_wrong.nunique() == 1 and (ours.to_base.dropna() == 0).all()
 
 
 @pytest.mark.parametrize("name, cases", [("guided", []), ("recipe", ["--only", "reva", "no attack", "half weak"])])

@@ -14,7 +14,7 @@ from wrnb.cli import main
 from wrnb.core import WrnbError
 from wrnb.corrupted_copies import save_corrupted
 from wrnb.folders import load_data
-from wrnb.gate import PASSED, UNCLEAR, _figures, _not_worse, check, junit, markdown
+from wrnb.gate import PASSED, UNCLEAR, _figures, _not_worse, check, junit, markdown, save_gate
 from wrnb.image_sets import limited
 from wrnb.models import as_model
 from wrnb.pretrained import load_model
@@ -250,3 +250,31 @@ def test_a_run_with_clean_images_alone_has_a_clean_error(runs, tmp_path):
     assert check(tmp_path, dict(clean=.99)).verdict == PASSED
     with pytest.raises(WrnbError, match="max_error='corruption' is not known: give one of clean"):
         check(tmp_path, dict(corruption=.99))
+
+
+@pytest.mark.parametrize("words", [["clean=0", "clean=1"], ["clean=0", "--max-error", "clean=1"]])
+def test_two_limits_of_one_name_are_refused(runs, capsys, words):
+    "The last one alone would let everything pass"
+    assert "clean has several limits: give one" in complaint(capsys, "gate", runs[0]/"a", "--max-error", *words)
+
+
+def test_an_option_that_is_given_again_adds_to_the_first(runs):
+    "A limit that is broken counts wherever it is written"
+    words = ["gate", str(runs[0]/"a"), "--max-error", "corruption=0", "--max-error", "clean=1"]
+    assert main(words) == 1
+
+
+@pytest.mark.parametrize("margin", [1, .5, "x"])
+def test_a_margin_without_another_run_is_refused(runs, margin):
+    with pytest.raises(WrnbError, match=f"margin={margin} has no run to compare with: give not_worse_than="):
+        check(runs[0]/"a", dict(clean=1), margin=margin)
+
+
+@pytest.mark.parametrize("name, shown", [
+    ("a|b", r"a\|b"), ("a\nb", "a b"), ("<b>&", r"\<b\>\&"), ("*a*_b_`c`", r"\*a\*\_b\_\`c\`"),
+    ("[a](b)", r"\[a\](b)"), ("a\ud800", "a?")])
+def test_markdown_shows_a_models_name_as_it_is(runs, tmp_path, name, shown):
+    gate = replace(check(runs[0]/"a", dict(clean=1)), folder="run", model=name)
+    assert markdown(gate).splitlines()[:2] == [f"### run, {shown}: passed", ""]
+    save_gate(gate, summary=tmp_path/"s.md")
+    assert (tmp_path/"s.md").read_text() == markdown(gate)

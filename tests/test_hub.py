@@ -424,6 +424,74 @@ def test_a_model_of_timms_by_hf_is_refused(tmp_path):
     refused(f"model=hf:{tmp_path} is a model of timm's: give model=timm:local-dir:{tmp_path}$", f"hf:{tmp_path}")
 
 
+def config_with(folder, **options):
+    config = json.loads((folder/"config.json").read_text())
+    (folder/"config.json").write_text(json.dumps(config | options))
+
+
+@pytest.mark.parametrize("numbers", [(0, 1, 3), (1, 2, 3), (-1, 0, 1)])
+def test_classes_that_are_not_numbered_as_the_outputs_are_refused(tmp_path, numbers):
+    folder, *_ = saved(tmp_path)
+    config_with(folder, id2label={str(k): name for k, name in zip(numbers, PETS)})
+    refused(f"numbers its classes {', '.join(map(str, numbers))}: number them from 0", f"hf:{folder}")
+
+
+def test_a_model_of_one_output_is_refused(tmp_path):
+    folder, *_ = saved(tmp_path, names=["LABEL_0"])
+    refused("has one output: give one that chooses among classes", f"hf:{folder}")
+
+
+def test_a_model_without_names_of_classes_takes_their_numbers(tmp_path):
+    folder, net, processor = saved(tmp_path, names=[f"LABEL_{i}" for i in range(3)])
+    image = photo(32)
+    with torch.no_grad():
+        theirs = net(**processor(image, return_tensors="pt")).logits
+        for classes in ([0, 1, 2], ["0", "1", "2"]):
+            ours = load_model(f"hf:{folder}", 3, classes=classes)(pixels(image))
+            assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5)
+    for classes in (PETS, ["1", "0", "2"], ["1", "2", "3"]):
+        with refuses("whose 3 classes have no names: call it by its number, 0 to 2"):
+            load_model(f"hf:{folder}", 3, classes=classes)
+
+
+def test_it_says_what_to_do_about_a_folder_that_lacks_something(tmp_path):
+    folder, net, _ = saved(tmp_path/"processor")
+    (folder/"preprocessor_config.json").unlink()
+    refused("save the image processor in the folder too", f"hf:{folder}")
+    folder, net, _ = saved(tmp_path/"weights")
+    (folder/"model.safetensors").unlink()
+    torch.save(net.state_dict(), folder/"pytorch_model.bin")
+    refused("weights are pickled, .* save_pretrained writes safetensors", f"hf:{folder}")
+
+
+def test_timms_model_of_a_thousand_classes_of_its_own_is_not_imagenets(tmp_path):
+    timm = pytest.importorskip("timm")
+    from timm.models import save_for_hf
+    own = [f"part {i}" for i in range(1000)]
+    for place, labels in (("own", own), ("imagenet", None), ("ids", list(WNIDS))):
+        torch.manual_seed(0)
+        net = timm.create_model("test_resnet", num_classes=1000).eval()
+        save_for_hf(net, tmp_path/place, model_config=dict(label_names=labels), safe_serialization=True)
+    x = torch.rand(2, 3, 64, 64)
+    mean, std = (view(net.pretrained_cfg[k]) for k in ("mean", "std"))
+    with torch.no_grad():
+        theirs = net((x - mean)/std)[:, [1, 0]]
+        fish = ["goldfish", "tench"]
+        for place, classes in (("own", own[1::-1]), ("imagenet", fish), ("ids", fish)):
+            ours = load_model(f"timm:local-dir:{tmp_path/place}", 2, classes=classes)(x)
+            assert torch.allclose(ours, theirs, atol=1e-4)
+    with refuses("class 'goldfish' is none of the 1000"):
+        load_model(f"timm:local-dir:{tmp_path/'own'}", 2, classes=["goldfish", "tench"])
+
+
+def test_timms_grey_models_and_unknown_tags_are_refused(tmp_path):
+    timm = pytest.importorskip("timm")
+    from timm.models import save_for_hf
+    save_for_hf(timm.create_model("test_resnet", num_classes=3, in_chans=1), tmp_path, safe_serialization=True)
+    refused("takes pictures of 1 channels: give one that takes 3", f"timm:local-dir:{tmp_path}")
+    refused("has no such weights; timm.list_pretrained..resnet18", "timm:resnet18.no_tag")
+
+
 # --- data -----------------------------------------------------------------------------------------
 
 def table(n, image="image", label="label", side=32, names=PETS, **more):
@@ -760,3 +828,13 @@ def test_rows_that_a_transform_of_their_own_makes_stay_so(tmp_path):
     for own, side, labels in ((ds, 40, [0, 1, 0, 1]), (ds.with_transform(turned), 32, [1, 0, 1, 0])):
         images = as_images(own)
         assert images[0][0].shape == (3, side, side) and [int(y) for _, y in images] == labels
+
+
+def test_an_image_column_that_is_not_decoded_is_read_all_the_same(tmp_path):
+    raw = table(4)
+    for i, im in enumerate(raw.pictures): im.save(tmp_path/f"{i}.png")
+    by_name = dict(image=[str(tmp_path/f"{i}.png") for i in range(4)], label=raw["label"])
+    for ds in (raw, datasets.Dataset.from_dict(by_name, features=raw.features)):
+        images = as_images(ds.cast_column("image", datasets.Image(decode=False)))
+        assert images.classes == PETS and [int(y) for _, y in images] == [0, 1, 2, 0]
+        assert all(torch.equal(images[i][0], pixels(im)[0]) for i, im in enumerate(raw.pictures))

@@ -507,6 +507,23 @@ def test_shares_that_follow_gains_resume_with_the_same_bytes(tmp_path):
     with pytest.raises(WrnbError, match="guide=gain has 0 images"): go(ds=load_data("digits", limit=9)[0])
 
 
+@pytest.mark.parametrize("guide", ["uniform", "online", "gain"])
+def test_a_training_that_was_killed_after_its_last_epoch_ends_with_the_same_bytes(guide, tmp_path, monkeypatch):
+    "The checkpoint of the last epoch is written, the model is not: no epoch is left to train"
+    ds, test = load_data("digits", limit=300, test_limit=30)
+    torch.manual_seed(0)
+    net = digits_net(10).eval()
+    go = partial(enhance, net, None, ds=ds, test=test, guide=guide, protocol="extra", epochs=2, bs=64)
+    def killed(*args, **how): raise KeyboardInterrupt
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr("wrnb.enhancement.choose_alpha", killed)
+        go(out=tmp_path/"cut")
+    assert (tmp_path/"cut/reva/checkpoint.pt").is_file()
+    for name in ("cut", "whole"): go(out=tmp_path/name)
+    for name in ("log.csv", "guide.csv", "model.safetensors"):
+        assert (tmp_path/"cut/reva"/name).read_bytes() == (tmp_path/"whole/reva"/name).read_bytes(), name
+
+
 # --- nothing to be guided by --------------------------------------------------------------------------------------
 
 def test_one_can_ask_whether_anything_guides():
@@ -608,6 +625,31 @@ def test_a_step_that_goes_too_far_is_shortened_to_where_corruptions_are_met_best
     kinds = [Corruption(name, s) for name in PROTOCOLS["extra"] for s in (1, 3, 5)]
     found = {a: error_when_corrupted(interpolate(base, far, a), test, kinds) for a in (0, alpha, 1)}
     assert 0 < alpha < 1 and found[alpha] < min(found[0], found[1])
+
+
+class NotesPrecision(nn.Module):
+    "A linear classifier that notes, for every batch of more than the eight images of a check, how it computes"
+    seen = set()
+
+    def __init__(self, n_pixels):
+        super().__init__()
+        self.last = nn.Linear(n_pixels, 10)
+
+    def forward(self, x):
+        out = self.last(x.flatten(1))
+        if len(x) > 8: self.seen.add((self.training, torch.is_grad_enabled(), out.dtype))
+        return out
+
+
+@pytest.mark.parametrize("precision, dtype", [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+@pytest.mark.parametrize("strategy, guide", [("reva", "uniform"), ("reva", "gain"), ("augmix", "uniform")])
+def test_all_of_a_fine_tuning_is_in_the_precision_asked_for(strategy, guide, precision, dtype, some_digits):
+    ds, test = some_digits
+    net, how = NotesPrecision(ds[0][0].numel()), dict(protocol="extra", epochs=1, bs=32, device="cpu")
+    NotesPrecision.seen.clear()
+    enhance(net, None, strategy, ds, test, guide=guide, precision=precision, **how)
+    training, watching = (True, True, dtype), (False, False, dtype)
+    assert NotesPrecision.seen == {training, watching}
 
 
 class NeverTrained(nn.Module):

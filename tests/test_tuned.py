@@ -67,6 +67,13 @@ def test_the_verdict_follows_the_intervals(base):
     assert base.winner() == "AugMix and PRIME lower it more than REVa"
 
 
+def test_the_verdict_on_a_single_rival(base):
+    "One of two strategies isn't 'each of the one others'"
+    base.rows = base.rows[(base.rows.case != "augmix") & (base.rows.against != "augmix")]
+    base.rows.loc[base.rows.against == "reva", ["low", "high"]] = 1., 2.
+    assert base.standing("the 15") == "lower than with PRIME"
+
+
 def test_a_base_that_is_not_as_published_is_pointed_out(base):
     "8.27 % published: with 8.0 % the draw explains it, with 9 % it doesn't"
     def said(): return list(clean_errors(dict(resnet20=base)))

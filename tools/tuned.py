@@ -123,7 +123,7 @@ class Tuned:
         worse, better = self.higher(figure, "reva"), self.lower(figure, "reva")
         same = [case for case in self.peers if case not in (*worse, *better)]
         all_others = f"lower than with each of the {in_words(len(worse))} others"
-        if len(worse) == len(self.peers): return all_others
+        if len(worse) == len(self.peers) > 1: return all_others
         parts = [("lower than with {}", worse), ("not told apart from that with {}", same),
                  ("higher than with {}", better)]
         return ", ".join(said.format(listed(names)) for said, names in parts if names)

@@ -233,7 +233,7 @@ def _matched(own, classes, whose):
     if len(set(shared.values())) < len(shared): raise broken(whose, "has two folders for one class")
     return shared
 
-def _class_folders(folders):
+def _class_names_in(folders):
     "Names of the class folders in several folders"
     names = {d.name for folder in folders for d in folder.iterdir() if d.is_dir()}
     return sorted(name for name in names if name[0] != ".")
@@ -259,7 +259,7 @@ def _read_any_part(dirs, classes, magnitudes):
     five = {name: severity_folders(d, magnitudes) for name, d in dirs.items()}
     cells = {(name, s): d for name, own in five.items() for s, d in enumerate(own, 1) if d}
     path = next(iter(dirs.values()))
-    own = _class_folders(cells.values())
+    own = _class_names_in(cells.values())
     places = _matched(own, classes, path) if classes else {c: k for k, c in enumerate(own)}
     ids, there = _pictures_there(cells, places) if places else ([], {})
     if not ids: raise broken(next(iter(cells.values()), path), "holds no images")

@@ -26,7 +26,7 @@ from .measurement import (
 from .calibration import recording
 from .corrupted_sets import FIFTEEN
 from .evaluation import (
-    attacks_on, cells_of, check_different, first_images, models_and_images, prepared, record_of, with_intervals)
+    attacks_on, cells_of, check_different, first_images, models_and_test_set, prepared, record_of, with_intervals)
 from .rounds import answers_in, job_of
 
 # %% ../nbs/72_benchmark.ipynb #f382493f
@@ -74,7 +74,7 @@ def evaluate(
     confidences:bool=False, # keep how confident each answer was, for `Evaluation.calibration`
 )->Evaluation:
     "Errors of each model: clean, corrupted, attacked; the attacks of a radius share their images for the worst case"
-    (models, test), run = models_and_images(models, test), Run(out) if out else None
+    (models, test), run = models_and_test_set(models, test), Run(out) if out else None
     how, _ = _computing(seed, batch_size, workers, device), check_precision(precision)
     cells, kinds = cells_of(test, severities, families), attacks_on(test, attack_names, eps)
     job = job_of(list(models), test, cells, kinds, per_cell=per_cell, design=design, seed=how["seed"],
@@ -122,6 +122,9 @@ def read_evaluation(
     "What `evaluate` left in a run folder; raises `WrnbError` if it did not end there"
     run = Run(path)
     table, record = read_table(run/"evaluation.csv"), run.options("evaluate")
+    if run.config and not run.done("evaluate"):
+        raise WrnbError(f"{run/'evaluation.csv'} is of an evaluation that did not end or was begun anew: "
+                        "run the same command again")
     per_cell = record.get("per_cell") and int(table.n[table.family != "clean"].max())
     how = dict(design=record.get("design") or "spread", adjust=record.get("adjust") is not False)
     outcomes = read_outcomes(run.path, table, record.get("n"), per_cell, **how)

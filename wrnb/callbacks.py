@@ -138,7 +138,8 @@ class CheckpointCallback(Callback):
     order = 70
     def __init__(self,
         path:Path, # the file
-    ): self.path = path
+        settings:dict=None, # what the training depends on; it is resumed with the same alone
+    ): self.path, self.settings = path, settings
 
     def after_epoch(self):
         log = getattr(self.learn, "epoch_log", [{}])
@@ -146,8 +147,8 @@ class CheckpointCallback(Callback):
         if skipped or not first_process(): return
         model, opt = unwrapped(self.learn.model).state_dict(), self.opt.state_dict()
         data = io.BytesIO()  # if the disk is full, torch's own writer raises no OSError
-        kept = vars(self.learn).get("kept", {})
-        torch.save(dict(epoch=self.epoch+1, model=model, opt=opt, log=log, kept=kept), data)
+        more = dict(log=log, kept=vars(self.learn).get("kept", {}), settings=self.settings)
+        torch.save(dict(epoch=self.epoch+1, model=model, opt=opt) | more, data)
         write_atomic(self.path, lambda p: p.write_bytes(data.getbuffer()))
 
 # %% ../nbs/27_callbacks.ipynb #1bf7d000
@@ -158,11 +159,21 @@ def _check_epochs(state):
         raise ValueError("epochs are missing")
 
 # %% ../nbs/27_callbacks.ipynb #757a6b62
-def _resume(learn, path):
+def _check_same_settings(path, state, settings):
+    "Raise `WrnbError` if a checkpoint is of a training with other settings, as far as it says so"
+    before = state.get("settings") or {}
+    for name, new in (settings or {}).items():
+        old = before.get(name, new)
+        if old == new: continue
+        other = "other training images" if name == "data" else f"{name}={old}, not {new}"
+        raise WrnbError(f"{path} is of a training with {other}: give the same, or delete it to begin anew")
+
+def _resume(learn, path, settings=None):
     "Bring a Learner to the state of its checkpoint, if there is one; return the epochs done"
     if not path.is_file(): return 0
     try:
         state = _torch_file(path, learn.dls.device)
+        _check_same_settings(path, state, settings)
         learn.model.load_state_dict(state["model"])
         learn.create_opt()
         learn.opt.load_state_dict(state["opt"])

@@ -194,6 +194,7 @@ def _parser(name, command, flags):
         required = argument in _REQUIRED and argument != command.optional
         keywords |= dict(metavar=flags[argument]) if unnamed else dict(dest=argument, required=required)
         if argument != command.positional: keywords |= dict(default=argparse.SUPPRESS)
+        if not unnamed and keywords.get("nargs") in ("+", "*"): keywords |= dict(action="extend")
         parser.add_argument(argument if unnamed else flags[argument], **keywords)
     return parser
 

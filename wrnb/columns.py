@@ -33,7 +33,10 @@ def _array_type(feature):
     return _dtype(feature) if depth in (2, 3) else None
 
 def _keys(feature): return feature if isinstance(feature, dict) else ()
-def _of_bytes(feature): return "binary" in _dtype(feature) or "bytes" in _keys(feature)
+def _is_file(feature): return type(feature).__name__ == "Image" and not getattr(feature, "decode", True)
+def _of_bytes(feature):
+    "Are a column's pictures files as bytes, or by name as of an Image that is not to be decoded?"
+    return "binary" in _dtype(feature) or "bytes" in _keys(feature) or _is_file(feature)
 
 def _image_columns(ds):
     "The columns that may be the image: of type Image, or grids of numbers, or files as bytes under a usual name"

@@ -163,8 +163,9 @@ def _names_of(names, bar, preset):
 def _labels_of(ds): return np.asarray(ds.labels if hasattr(ds, "labels") else [int(y) for _, y in ds])
 
 def _holds_others(run):
-    "Does a run folder hold anything but a set of ours?"
-    return run.path.is_dir() and any(run.path.iterdir()) and not run.options("corrupt")
+    "Does a run folder hold anything but a set of ours, hidden files aside?"
+    if not run.path.is_dir() or run.options("corrupt"): return False
+    return any(not p.name.startswith(".") for p in run.path.iterdir())
 
 
 def _check_folder(run):

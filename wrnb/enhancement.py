@@ -30,7 +30,7 @@ from .learners import images_of
 from .data import data_hash
 from .models import as_model, load_weights, untouched, weights_hash
 from .inference import check_classifier
-from .training import keep_trained, train
+from .training import enter_training, keep_trained, train
 from .validation import Validation
 from .augmentation import augmix, jensen_shannon, random_crop, random_flip
 from .peers import hybrid, prime, random_color, random_displacement, random_filter
@@ -149,7 +149,7 @@ _BASE_AGAIN = ("no step keeps clean_budget={budget:g} on the {n} images set apar
 def _choosing(strategy, settings):
     "How the step back of a strategy is chosen, as `choose_alpha` takes it"
     how = how_to_choose(strategy, settings["protocol"], unseen=settings["select"] is not None)
-    return how | dict(clean_budget=settings["clean_budget"])
+    return how | {name: settings[name] for name in ("clean_budget", "precision")}
 
 def _stepped_back(learn, base, apart, record, strategy, device):
     "The Learner's model, brought back towards the base as far as the clean error asks for; returns alpha"
@@ -164,7 +164,6 @@ def _stepped_back(learn, base, apart, record, strategy, device):
 def _finished(learn, run, strategy):
     "Give a Learner what the run folder has: weights, the step from the base, and what came of the guide"
     load_weights(learn.model, run/strategy/"model.safetensors")
-    (run/strategy/"checkpoint.pt").unlink(missing_ok=True)
     learn.alpha = run.record(f"enhance {strategy}").get("alpha", 1.)
     table = run/strategy/"guide.csv"
     learn.guide = read_table(table) if table.is_file() else None
@@ -175,7 +174,7 @@ def _tuned(net, base, images, *, plan, record, cbs):
     strategy, run, (ds, apart, test) = plan.strategy, plan.run, images
     stage, device = f"enhance {strategy}", plan.compute["device"]
     same = {name: record[name] for name in ("seed", "precision")} | record["pace"] | plan.compute
-    if run and not run.claim(stage, record, device):
+    if run and not enter_training(run, stage, strategy, record, device):
         learn = train(net, ds, test, epochs=0, **same)
         _finished(learn, run, strategy)
         return learn
@@ -222,7 +221,9 @@ def _guide_of(plan, term, base, images):
         raise WrnbError(f"guide=gain has {len(apart)} images to measure gains on: give 100 or more, or select=")
     watched = subset(apart, range(min(200, len(apart)))) if plan.recipe.watch else None
     probed = images if guide.probes else None
-    return GuideCallback(term, base, watched, guide.follow, seed=plan.settings["seed"], probed=probed)
+    how = {name: plan.settings[name] for name in ("seed", "precision")}
+    probing = Probing(precision=how["precision"])
+    return GuideCallback(term, base, watched, guide.follow, probed=probed, probing=probing, **how)
 
 def _enhanced(model, found, images, plan):
     "The fine-tuned copy of a model or Learner"
@@ -235,7 +236,7 @@ def _enhanced(model, found, images, plan):
     settings = plan.settings | dict(recipe=vars(plan.recipe), select=select)
     if settings["alpha"] is None and len(apart):
         protocol = _choosing(plan.strategy, settings)["protocol"]
-        _check_choosing(base, apart, protocol, plan.compute["device"])
+        _check_choosing(base, apart, protocol, plan.compute["device"], settings["precision"])
     transforms = _transforms(plan.transforms)
     pace, settings = _pace(rest, plan.settings), settings | _probe_cost(plan, drawn, len(rest))
     record = _record(net, ds, apart, transforms=transforms, drawn=drawn, settings=settings, pace=pace)
@@ -266,7 +267,7 @@ def enhance(
     out:str=None, # a run folder to save to and resume from; None keeps nothing
     device:str="auto", # "auto", "cpu", "cuda", ...
     workers:int=0, # processes that decode images; 0: this one does
-    precision:str="fp32", # "fp32" or "bf16"
+    precision:str="fp32", # "fp32" or "bf16", of the training, its watch and the choice of alpha
     head_epochs:int=0, # number of initial epochs in which only the last layer is trained
 )->Learner: # like the Learner given, its model a tuned copy; for a module, a Learner on pixels
     "Fine-tune a copy, then step back to the base as `clean_budget` asks. Raise `WrnbError` on bad input"

@@ -97,7 +97,7 @@ def known_classes(
     "Names of the images' classes; None if nobody knows them"
     return test.classes if isinstance(test, CorruptedSet) else classes_of(test)
 
-def models_and_images(
+def models_and_test_set(
     models, # name -> Learner, module or name as `load_model` takes it; or one alone, called "model"
     test, # images, a `CorruptedSet`, or a name as `load_data` takes it
 )->tuple: # models by name, and images

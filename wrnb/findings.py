@@ -14,6 +14,7 @@ import pandas as pd
 
 from .core import WrnbError
 from .tables import read_table
+from .runs import Run
 from .scoring import Scores
 from .corruptions import CORRUPTIONS, SETS
 from .validation import Validation, read_validation
@@ -33,7 +34,8 @@ def countable(
 
 def _evaluation_in(folder):
     "What was measured in a folder; None if nothing was, or if it did not end"
-    return countable(read_evaluation(folder)) if (folder/"evaluation.csv").is_file() else None
+    ended = (folder/"evaluation.csv").is_file() and Run(folder).done("evaluate")
+    return countable(read_evaluation(folder)) if ended else None
 
 def _why_unreadable(loop):
     "Why the run's images or its classifier cannot be read; empty if they can"
@@ -49,8 +51,8 @@ class Findings:
     ):
         self.loop, self.run = loop, loop.run
         self.unreadable = _why_unreadable(loop)  # empty: images and classifier can be read
-        folders = sorted(p.parent for p in self.run.path.glob("on/*/evaluation.csv"))
-        self.sets = {p.name: _evaluation_in(p) for p in folders}  # corrupted set -> what was measured on it
+        measured = {p.parent.name: _evaluation_in(p.parent) for p in sorted(self.run.path.glob("on/*/evaluation.csv"))}
+        self.sets = {name: e for name, e in measured.items() if e}  # corrupted set -> what was measured on it
         shifts = sorted(self.run.path.glob("on/*/shifts.csv"))
         self.shifts = {p.parent.name: read_table(p) for p in shifts}  # folder -> errors on its test sets
         self.evaluation = _evaluation_in(self.run.path)  # None: there is none

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 from .core import check_range, check_whole
 from .image_sets import batches
 from .models import logits_in, untouched
+from .inference import check_precision, computing_in
 from .terms import Perturbed
 
 # %% ../nbs/61_gains.ipynb #29ef2145
@@ -30,12 +31,17 @@ class Probing:
     n:int=100 # images apart that the losses are measured on, at the most
     rate:float=.5 # a gain of one standard deviation multiplies a share by exp(rate)
     times:int=3 # how often in a training
+    precision:str="fp32" # of forward passes: "fp32" or "bf16"
 
 def _steps(ds, probing, seed):
     "The batches of every probe"
     n = min(probing.bs, len(ds))
     rng = np.random.default_rng([seed, 23])
     return list(batches(ds, [rng.choice(len(ds), n, replace=False) for _ in range(probing.steps)]))
+
+def _logits(net, x, precision):
+    "A model's logits in float32, computed in this precision"
+    with computing_in(precision, x.device): return logits_in(net(x)).float()
 
 def _probe(net, kinds, steps, probing, seed):
     "A copy of the model after a few steps with these perturbations as the second view; none: the images themselves"
@@ -46,7 +52,7 @@ def _probe(net, kinds, steps, probing, seed):
     for k, (x, y) in enumerate(steps):
         x, y = x.to(device), y.to(device)
         second, = view.views(net, x, y, seed + k) if view else [x]
-        both = logits_in(net(torch.cat([x, second]))).chunk(2)
+        both = _logits(net, torch.cat([x, second]), probing.precision).chunk(2)
         loss = F.cross_entropy(both[0], y) + .5*F.cross_entropy(both[1], y)
         opt.zero_grad()
         loss.backward()
@@ -70,10 +76,10 @@ def _perturbed_images(kinds, ds, n, seed):
     return {name: of(kind) for name, kind in kinds.items()}, y
 
 @torch.no_grad()
-def _losses(net, images, y):
+def _losses(net, images, y, precision):
     "The loss under each type"
     device = next(net.parameters()).device
-    def loss(x): return F.cross_entropy(logits_in(net(x.to(device)/255)), y.to(device)).item()
+    def loss(x): return F.cross_entropy(_logits(net, x.to(device)/255, precision), y.to(device)).item()
     return np.array([loss(x) for x in images.values()])
 
 # %% ../nbs/61_gains.ipynb #df9a855e
@@ -87,11 +93,13 @@ def gains(
 )->dict: # type -> gain in nats, above 0: training on it lowers the loss under the others
     "What a few steps with one type take off the loss under all other types"
     middle, seed = middle_of(kinds), check_whole("seed", seed, 0)
+    check_precision(probing.precision)
     with untouched(net):
         set_seed(seed)
         steps = _steps(ds, probing, seed)
         images, y = _perturbed_images(middle, part, probing.n, seed)
-        def after(own): return _losses(_probe(net, own, steps, probing, seed), images, y)
+        def after(own):
+            return _losses(_probe(net, own, steps, probing, seed), images, y, probing.precision)
         without, found = after([]), {}
         for i, name in enumerate(middle):
             drop = without - after([k for k in kinds if k.name == name])

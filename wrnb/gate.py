@@ -97,12 +97,19 @@ def _pair(text):
     if equals: return name.strip(), _number(name, value)
     raise WrnbError(f"max_error={name} has no limit: give NAME=SHARE, as in corruption=0.25")
 
+def _once(pairs):
+    "Limits by name; raise `WrnbError` if one name has two"
+    names = [name for name, _ in pairs]
+    twice = [name for name in names if names.count(name) > 1]
+    if twice: raise WrnbError(f"max_error={twice[0]} has several limits: give one")
+    return dict(pairs)
+
 def _limits(max_error):
     "Limits as a dict, from one or from NAME=SHARE, ..."
     if isinstance(max_error, str): max_error = [max_error]
     if not isinstance(max_error, (dict, list, tuple)):
         raise WrnbError(f"max_error={max_error} names no figure: give a dict, as in dict(corruption=0.25)")
-    if not isinstance(max_error, dict): max_error = dict(map(_pair, max_error))
+    if not isinstance(max_error, dict): max_error = _once([*map(_pair, max_error)])
     return {name: check_range(f"max_error {name}", limit, 0, 1) for name, limit in max_error.items()}
 
 def _number(name, text):
@@ -250,6 +257,11 @@ class Gate:
     def exit_code(self)->int: return EXIT_CODES[self.verdict]
     def __str__(self): return "\n".join([*map(str, self.decisions), f"{self.folder}, {self.model}: {self.verdict}"])
 
+def _check_margin(margin, not_worse_than):
+    "Raise `WrnbError` if there is a margin and no run to compare with"
+    if not margin or not_worse_than is not None: return
+    raise WrnbError(f"margin={margin} has no run to compare with: give not_worse_than=, or leave it out")
+
 def check(
     out:Path, # the run folder
     max_error:list=(), # limits of errors, each NAME=SHARE: of clean, corruption, or a family such as noise
@@ -258,6 +270,7 @@ def check(
     of:str=None, # the model, if the run has several
 )->Gate:
     "Compare a run with limits and with another run, by intervals; raise `WrnbError` if neither is given"
+    _check_margin(margin, not_worse_than)
     figures, limits = _figures(out, of), _limits(max_error)
     decisions = _within(figures, limits)
     if not_worse_than is not None:
@@ -285,11 +298,16 @@ def junit(
     ElementTree.indent(suite)
     return ElementTree.tostring(suite, encoding="unicode") + "\n"
 
+def _as_markdown(text):
+    "A text in one line that Markdown shows letter by letter"
+    return re.sub(r"([\\`*_\[\]<>|&~])", r"\\\1", " ".join(_as_xml(text).split()))
+
 def markdown(
     gate:Gate, # decisions
 )->str:
     "The decisions as a table of Markdown"
-    rows = [f"### {gate.folder}, {gate.model}: {gate.verdict}", "",
+    title = _as_markdown(f"{gate.folder}, {gate.model}")
+    rows = [f"### {title}: {gate.verdict}", "",
             "| | error (%) | 95 % interval | limit (%) | images | |", "| --- | --- | --- | --- | --- | --- |"]
     for d in gate.decisions:
         more = f", about {d.needs:,} would" if d.needs else ""

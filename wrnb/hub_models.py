@@ -17,6 +17,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from .core import WrnbError, as_path
+from .items import _some
 
 # %% ../nbs/20_hub_models.ipynb #cde83a9e
 class Preparation(NamedTuple):
@@ -269,14 +270,25 @@ def _package():
     except ImportError: raise WrnbError("model=hf:... needs a package: pip install 'wrnb[hf]'") from None
     return transformers
 
+def _way_out(kind, path):
+    "What to do if something of a model cannot be loaded"
+    def has(pattern): return path.is_dir() and any(path.glob(pattern))
+    is_processor = kind is _package().AutoImageProcessor
+    if has("*.bin") and not has("*.safetensors"):
+        return ("its weights are pickled, which could run code: load them once with transformers, "
+                "if you trust them, and save_pretrained writes safetensors")
+    if is_processor and has("config.json") and not has("p*processor_config.json"):
+        return "save the image processor in the folder too, with its own save_pretrained"
+    return ("give an image classifier with safetensors, by its name on the hub "
+            "or a folder that save_pretrained wrote")
+
 def _from(kind, name, **options):
     "Something of a model, by one of transformers' classes that look at its files"
     path = as_path(name)
     try: return kind.from_pretrained(str(path if path.is_dir() else name), trust_remote_code=False, **options)
     except _FAILURES as e:
         why = " ".join(str(e).split())
-        raise WrnbError(f"model=hf:{name} cannot be loaded ({why:.240}): give an image classifier with "
-                        "safetensors, by its name on the hub or a folder that save_pretrained wrote") from e
+        raise WrnbError(f"model=hf:{name} cannot be loaded ({why:.240}): {_way_out(kind, path)}") from e
 
 def _names_in(config):
     "The names of a model's classes, or their numbers if it has none"
@@ -299,6 +311,14 @@ def _check_config(config, name):
     if channels == 3: return
     raise WrnbError(f"model=hf:{name} takes pictures of {channels} channels: give one that takes 3")
 
+def _check_labels(config, name):
+    "Raise `WrnbError` unless a model's classes are numbered from 0, and more than one"
+    numbers = sorted(config.id2label)
+    if numbers != list(range(len(numbers))):
+        raise WrnbError(f"model=hf:{name} numbers its classes {_some([*map(str, numbers)])}: "
+                        "number them from 0 in id2label of its config.json, one for each output")
+    if len(numbers) < 2: raise WrnbError(f"model=hf:{name} has one output: give one that chooses among classes")
+
 def hub_facts(
     name:str, # on the hub, or a folder that `save_pretrained` wrote
 )->tuple: # (`Preparation`, names of its classes or their numbers)
@@ -306,6 +326,7 @@ def hub_facts(
     transformers = _package()
     config = _from(transformers.AutoConfig, name)
     _check_config(config, name)
+    _check_labels(config, name)
     processor = _from(transformers.AutoImageProcessor, name)
     return preparation_of(processor, f"model=hf:{name}"), _names_in(config)
 

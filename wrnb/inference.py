@@ -115,6 +115,15 @@ def check_precision(
     "Raise `WrnbError` unless it is one of `PRECISIONS`"
     check_choice("precision", precision, PRECISIONS)
 
+# %% ../nbs/26_inference.ipynb #9aa74d09
+def computing_in(
+    precision:str, # a key of `PRECISIONS`
+    device:torch.device="cpu", # where it is computed
+):
+    "A context in which models compute in this precision; their weights stay what they are"
+    dtype = PRECISIONS[precision]
+    return torch.autocast(torch.device(device).type, dtype, enabled=dtype is not None)
+
 # %% ../nbs/26_inference.ipynb #0ad46bf2
 def _filled_up(x):
     "The images, and black ones up to the next power of two"
@@ -166,9 +175,7 @@ class InferenceModel:
         self.net = copied and _placed(copied.eval(), device)
         self.forward = None  # until the first images come
         self.compile = compile
-        dtype = PRECISIONS[precision]
-        kind = torch.device(device).type
-        self.autocast = partial(torch.autocast, kind, dtype, enabled=dtype is not None)
+        self.autocast = partial(computing_in, precision, device)
 
     def __call__(self, x):
         if self.net is None: return self._ask_original(x)
@@ -194,6 +201,15 @@ def _ask_original(self:InferenceModel, x):
     "The logits of a model that cannot be copied"
     with untouched(self.original), torch.no_grad(), self.autocast():
         return logits_in(self.original.to(self.device)(x)).float()
+
+# %% ../nbs/26_inference.ipynb #8e0b3dda
+def asked_in(
+    precision:str, # a key of `PRECISIONS`
+    model, # a fastai `Learner`, or a module from pixels in [0,1] to logits; left as it is
+    device:torch.device="cpu", # where to compute
+): # what to ask instead of the model
+    "The model itself for float32, and its `InferenceModel` for another precision"
+    return model if PRECISIONS[precision] is None else InferenceModel(model, device, precision)
 
 # %% ../nbs/26_inference.ipynb #979deb6c
 _LEAST_PASSES = 250 # below it, a copy costs more than it saves

@@ -22,7 +22,7 @@ from .image_sets import limited
 from .models import load_weights, weights_hash
 from .pretrained import warn_if_chance
 from .inference import check_classifier
-from .training import keep_trained
+from .training import enter_training, keep_trained
 from .scoring import Scores
 from .validation import Validation, all_perturbations
 from .guidance import guiding_types
@@ -134,13 +134,10 @@ def train_base(self:Loop,
         epochs=check_whole("base_epochs", base_epochs, 0 if "start" in new_head else 1),
         lr=check_range("base_lr", base_lr, 0, above=True),
         bs=check_whole("bs", bs, 1)) | new_head
-    if self.run.claim("base", options): self.say(self._fitted(options))
+    if enter_training(self.run, "base", "base", options): self.say(self._fitted(options))
     else: self._tell("base", True)
-    for name in _TO_RESUME: (self.run/"base"/name).unlink(missing_ok=True)
 
 # %% ../nbs/77_loop.ipynb #a3f3f5e4
-_TO_RESUME = "checkpoint.pt", "features.safetensors"  # files that an unfinished base stage continues from
-
 @patch
 def _fitted(self:Loop, options):
     "Train and keep the base; returns what to say of it"

@@ -257,7 +257,7 @@ class _Column(ValueMetric):
     "A column of the Recorder's table"
     def __init__(self, owner, name):
         self.owner = owner
-        super().__init__(lambda: owner.row.get(name, nan), name)
+        super().__init__(lambda: nan if _is_left_over(self) else owner.row.get(name, nan), name)
 
 def _is_left_over(metric):
     "Is it a column of a callback that was removed, since its training was interrupted?"

@@ -212,12 +212,15 @@ def claim(self:Run,
     stage:str, # "score", "weak", ...
     options:dict, # everything that the stage's result depends on
     device:torch.device="cpu", # where it runs, for the record
+    **noted, # what else the record of a new stage says
 )->bool: # is the stage still to be done?
     "Enter a stage with its options; raise `WrnbError` if the folder holds the stage with others"
     options = _read_back(options)
     if not _entered(self, stage):
+        shutil.rmtree(self.parts(stage), ignore_errors=True)  # they are of options that nobody knows
         config = self.config or dict(format=1, stages={})
-        config["stages"][stage] = dict(options=options, started=_now(), **provenance(device), **_command.get())
+        origin = provenance(device) | _command.get() | noted
+        config["stages"][stage] = dict(options=options, started=_now()) | origin
         self.write_config(config)
         return True
     _check_same_options(self, stage, options)

@@ -121,9 +121,8 @@ def _settle_precision(options, run, model, ds, batch_size, **how):
 def _claim(run, options, model, ds, device, check):
     "Enter the stage, and note what a check of the precisions found; is it still to be done?"
     identity = dict(n=len(ds), data=data_hash(ds), model=weights_hash(as_model(model)))
-    to_do = run.claim("score", options | identity, device)
-    if to_do and check: run.note("score", precision_check=str(check))
-    return to_do
+    noted = dict(precision_check=str(check)) if check else {}
+    return run.claim("score", options | identity, device, **noted)
 
 def _saved(run, ds, options, model):
     "The scores in a run folder"

@@ -196,7 +196,7 @@ def _from_folder(path, name, classes, size):
 
 
 # %% ../nbs/69_shifted_sets.ipynb #dd0e3b59
-def _class_folders(path, classes):
+def _folders_for_classes(path, classes):
     "Sub-folders of a folder that stand for classes of the model"
     folders = sorted(d.name for d in path.iterdir() if d.is_dir() and not _is_hidden(d.name))
     folders = [f for f in folders if not f.isdecimal() or holds_pictures(path/f)]
@@ -212,7 +212,7 @@ def _leaves(path, classes):
     for folder, dirs, _ in os.walk(path, followlinks=True):
         for d in dirs: _check_link(Path(folder)/d)
         _check_not_corrupted(Path(folder), path)
-        own = _class_folders(Path(folder), classes)
+        own = _folders_for_classes(Path(folder), classes)
         others = [Path(folder)/d for d in dirs if not _is_hidden(d)]
         if len(own) == 1 and all(map(holds_pictures, others)): yield Path(folder), 1
         if len(own) < 2: continue

@@ -131,13 +131,20 @@ def places_of(
     names:list, # of the classes among which they are looked for
 )->list: # of numbers; None for a class that is none of them, or several
     "The place of each class; lists that are the same as wholes are known even by a name that two have"
-    whole = classes == names or all(map(is_imagenet, (classes, names)))
+    numbered = isinstance(names, range) and classes == list(map(str, names))
+    whole = classes == names or numbered or all(map(is_imagenet, (classes, names)))
     return list(range(len(names))) if whole else [place_of(c, names) for c in classes]
+
+def _refuse_unnamed(c, n):
+    "Raise `WrnbError` for a class that is looked for among numbers"
+    raise WrnbError(f"class {c} is not known to the model, whose {n} classes have no names: "
+                    f"call it by its number, 0 to {n - 1}, or record the names with the model")
 
 def _check_known(classes, rows, names):
     "Raise `WrnbError` with the classes that a model does not know, if there are any"
     unknown = [repr(c) for c, row in zip(classes, rows) if row is None]
     if not unknown: return
+    if isinstance(names, range) and names: _refuse_unnamed(unknown[0], len(names))
     others = f" (nor: {_some(unknown[1:])})" if unknown[1:] else ""
     raise WrnbError(f"class {unknown[0]} is none of the {len(names)} that the model was pretrained on{others}: "
                     "call it as one of those, or give the model with @CHECKPOINT of one trained on it")
@@ -224,20 +231,39 @@ def _timm_hub_config(name):
     except (OSError, RuntimeError, ValueError, KeyError) as e: raise _cannot_fetch(f"timm:{name}", e) from e
 
 # %% ../nbs/21_sources.ipynb #f6b5b8be
+def _timm_tag_config(name):
+    "What is recorded of weights that timm knows by an architecture and a tag"
+    import timm
+    try: return timm.get_pretrained_cfg(name)
+    except RuntimeError as e:
+        arch = name.partition(".")[0]
+        raise WrnbError(f"model=timm:{name}: timm has no such weights; timm.list_pretrained('{arch}.*') "
+                        "names them") from e
+
+def _check_colours(config, name):
+    "Raise `WrnbError` unless a model of timm's takes pictures of three channels"
+    channels = config.input_size[0]
+    if channels == 3: return config
+    raise WrnbError(f"model=timm:{name} takes pictures of {channels} channels: give one that takes 3")
+
 def _timm_config(name):
     "What timm records of the weights it has for a classifier"
     try: import timm
     except ImportError: raise WrnbError(f"model=timm:{name} needs timm: pip install timm") from None
-    if name.startswith(_TIMM_HUB): return _timm_hub_config(name)
+    if name.startswith(_TIMM_HUB): return _check_colours(_timm_hub_config(name), name)
     if not timm.is_model(name):
         raise WrnbError(f"model=timm:{name}: timm has no such model; timm.list_models() names them")
-    return timm.get_pretrained_cfg(name)
+    return _check_colours(_timm_tag_config(name), name)
+
+def _hub_names(names):
+    "The names of a model's classes; ImageNet's, if they are those with all their synonyms"
+    return _imagenet_names() if is_imagenet(names) else names
 
 def _timm_names(config):
-    "The classes of timm's weights: ImageNet's names, those recorded with them, or only numbers"
-    if config.num_classes == len(WNIDS): return _imagenet_names()
+    "The classes of timm's weights: those recorded with them, ImageNet's thousand, or only numbers"
     names = list(getattr(config, "label_names", None) or ())
-    return names if len(names) == config.num_classes else range(config.num_classes)
+    if len(names) == config.num_classes: return _hub_names(names)
+    return _imagenet_names() if config.num_classes == len(WNIDS) else range(config.num_classes)
 
 def _from_timm(name, pretrained=True):
     "A timm classifier"
@@ -268,10 +294,6 @@ def _efficientnet_lite0(name, pretrained=True):
     return Network(net, ["_fc"], _imagenet_names(), ([127/255]*3, [128/255]*3))
 
 # %% ../nbs/21_sources.ipynb #a50e155e
-def _hub_names(names):
-    "The names of a model's classes; ImageNet's, if they are those with all their synonyms"
-    return _imagenet_names() if is_imagenet(names) else names
-
 def _hub_facts(name):
     "Picture size and class names of a model of Hugging Face's"
     recipe, names = hub_facts(name)

@@ -13,6 +13,7 @@ from torch.utils.data import Dataset
 from .core import check_choice, check_range, pick_device
 from .image_sets import subset
 from .learners import images_of
+from .inference import asked_in, check_precision
 from .corruptions import Corruption
 from .estimation import design
 from .measurement import Clean, wrong_under
@@ -58,9 +59,11 @@ def _rise(before, after, slack):
     rise = after.astype(float) - before
     return rise.mean() - min(1.645*rise.std()/len(rise)**.5, slack)
 
-def _fitting(base, tuned, ds, budget, device, slack):
+def _fitting(base, tuned, ds, *, budget, slack, device, precision):
     "Yield the steps whose rise in clean error stays within the budget (points), largest first; 0 always does"
-    def wrong(net): return wrong_under(Clean(), {"the model": net}, ds, device=device)["the model"]
+    def wrong(net):
+        asked = {"the model": asked_in(precision, net, device)}
+        return wrong_under(Clean(), asked, ds, device=device)["the model"]
     before = wrong(base)
     def fits(alpha):
         return not alpha or _rise(before, wrong(interpolate(base, tuned, alpha)), slack) <= budget/100
@@ -90,18 +93,20 @@ def choose_alpha(
     clean_budget:float=0.5, # how much the clean error may rise on these images, in points, 0 to 100
     slack:float=0., # how much of a rise may be put down to chance, as a share, 0 to 1
     device:str="auto", # "auto", "cpu", "cuda", ...
+    precision:str="fp32", # of all answers: "fp32" or "bf16"
 )->float: # step from the base to the tuned weights for `interpolate`, 0 to 1
     "The step that meets corruptions best, of those that keep the clean error. Raise `WrnbError` on bad input"
     if protocol is not None: check_choice("protocol", protocol, PROTOCOLS)
+    check_precision(precision)
     how = dict(budget=check_range("clean_budget", clean_budget, 0, 100), slack=check_range("slack", slack, 0, 1))
     ds, device = images_of(base, ds), pick_device(device)
-    fitting = _fitting(base, tuned, ds, device=device, **how)
+    fitting = _fitting(base, tuned, ds, device=device, precision=precision, **how)
     if protocol is None: return next(fitting)
     *fitting, no_step = fitting
     if not fitting: return no_step
     compared = fitting[::-(-len(fitting)//_COMPARED)]
     if len(compared) == 1: return compared[0]
-    nets = {alpha: interpolate(base, tuned, alpha) for alpha in compared}
+    nets = {alpha: asked_in(precision, interpolate(base, tuned, alpha), device) for alpha in compared}
     errors = _corrupted_errors(nets, ds, protocol, device)
     return min(compared, key=errors.get)
 
@@ -121,7 +126,9 @@ def _check_choosing(
     ds:Dataset, # the images to choose by
     protocol:str, # as for `choose_alpha`
     device:torch.device, # where to try
+    precision:str="fp32", # as for `choose_alpha`
 ):
     "Raise `WrnbError` if a step could not be chosen by these images"
+    asked = {"the model": asked_in(precision, base, device)}
     kinds = [Clean()] if protocol is None else [Clean(), Corruption(PROTOCOLS[protocol][0], 1)]
-    for kind in kinds: wrong_under(kind, {"the model": base}, subset(ds, [0]), device=device)
+    for kind in kinds: wrong_under(kind, asked, subset(ds, [0]), device=device)

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from .inference import asked_in, check_precision
 from .callbacks import unwrapped
 from .weak import new_figure
 from .measurement import Clean, wrong_under
@@ -45,8 +46,11 @@ class GuideCallback(Callback):
         rate:float=.3, # how fast the shares follow the loss, 0 to 1
         probed:tuple=None, # training images and images apart to measure gains on; None: no gains
         probing:Probing=Probing(), # how gains are measured
+        precision:str="fp32", # of the answers on the images that are watched: "fp32" or "bf16"
     ):
+        check_precision(precision)
         self.term, self.base, self.part, self.seed, self.rate = term, base, part, seed, rate
+        self.precision = precision
         self.probed, self.probing = probed, probing
         self.rule, self.start = follow, list(term.chances)
         self.types = [k.name for k in term.perturbations]
@@ -102,7 +106,8 @@ def _wrong(self:GuideCallback, net):
     "Which watched images this model gets wrong, clean and under each type"
     device = next(net.parameters()).device
     kinds = dict(clean=Clean()) | middle_of(self.term.perturbations)
-    def wrong(p): return wrong_under(p, {"": net}, self.part, seed=self.seed, device=device)[""]
+    asked = {"": asked_in(self.precision, net, device)}
+    def wrong(p): return wrong_under(p, asked, self.part, seed=self.seed, device=device)[""]
     return {name: wrong(p) for name, p in kinds.items()}
 
 @patch
