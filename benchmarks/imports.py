@@ -20,7 +20,7 @@ along. `wrnb --help` is a command of its own: its `more_s` is all it takes.
 
 What cannot be installed or imported has the last line of the error in `fails`. If it is one that
 `AFTER` knows, another row, with what was installed in `after`, is of a second try. Writes
-benchmarks/imports.csv; takes some twenty minutes.
+benchmarks/imports.csv; takes some ten minutes.
 """
 import json, os, shutil, statistics, subprocess, sys, tempfile, time
 from pathlib import Path
@@ -38,7 +38,8 @@ PACKAGES = {  # what pip installs -> what is imported
     "foolbox": ["foolbox"],
     "adversarial-robustness-toolbox": ["art"],
     "imagecorruptions": ["imagecorruptions"]}
-AFTER = {"No module named 'pkg_resources'": "setuptools<81"}  # an error -> what mends it
+AFTER = {  # an error -> what mends it
+    "No module named 'pkg_resources'": "setuptools<81", "No module named 'packaging'": "packaging"}
 LARGE = ["fastai", "matplotlib", "pandas", "torchvision", "scipy", "sklearn", "skimage", "cv2",
          "timm", "seaborn"]
 COLUMNS = ["package", "version", "module", "torch_s", "more_s", "ratio", "brings", "repeats",
