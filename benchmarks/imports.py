@@ -20,7 +20,7 @@ along. `wrnb --help` is a command of its own: its `more_s` is all it takes.
 
 What cannot be installed or imported has the last line of the error in `fails`. If it is one that
 `AFTER` knows, another row, with what was installed in `after`, is of a second try. Writes
-benchmarks/imports.csv; takes some ten minutes.
+benchmarks/imports.csv; takes some five minutes.
 """
 import json, os, shutil, statistics, subprocess, sys, tempfile, time
 from pathlib import Path

@@ -1,11 +1,12 @@
-"""The table of install and import times: how its rows are made, with nothing installed.
+"""The table of install and import times: how its rows are made, with nothing installed, and the page that shows them.
 
 Installs and imports themselves are made up here: benchmarks/imports.py takes minutes and a network.
 """
-import importlib, os, sys
+import csv, importlib, json, os, re, sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 
 from helpers import ROOT
@@ -148,9 +149,50 @@ def test_without_torch_there_is_no_table(script, monkeypatch):
         script.table_rows(["torch", "torchvision"], [], Path("folder"), 1)
 
 
-def test_the_table_has_all_columns(script):
+def test_the_table_has_the_columns_of_the_committed_one(script):
     rows = [dict(package="torch", packages=28, mb=9.26), dict(package="x", module="x", **TIMES | dict(more_s=.12345))]
     table = script.as_table(rows, repeats=3, python="3.11.7", commit="2944fcc8d3b1")
-    assert list(table) == [*script.COLUMNS, "python", "commit"]
+    assert list(table) == list(pd.read_csv(ROOT/"benchmarks"/"imports.csv"))
     assert table.mb[0] == 9.3 and table.more_s[1] == .123 and set(table.repeats) == {3}
     assert table.to_csv(columns=["packages"], index=False).split() == ["packages", "28", '""']
+
+
+# --- the page -------------------------------------------------------------------------------------
+
+FORMS = dict(install_cpu_s="{:.0f}", mb="{:,.0f}", packages="{:.0f}", repeats="{:.0f}", more_s="{:.2f}")
+NAMED = ["wrnb.corruptions", "imagecorruptions", "wrnb.attacks", "torchattacks", "wrnb.scoring"]  # in the answer
+TABLE = list(csv.DictReader((ROOT/"benchmarks"/"imports.csv").read_text(encoding="utf-8").splitlines()))
+
+
+def shown():
+    "The text that the page computes on installs and imports, its lines joined"
+    cells = json.loads((ROOT/"nbs"/"results"/"peers.ipynb").read_text(encoding="utf-8"))["cells"]
+    first = next(i for i, c in enumerate(cells) if "imports.csv" in "".join(c["source"]))
+    outputs = [o.get("data", {}) for c in cells[first:] for o in c.get("outputs", ())]
+    return "\n\n".join("".join(data["text/markdown"]) for data in outputs if "text/markdown" in data)
+
+
+def test_each_figure_of_the_page_is_in_the_table():
+    known = {form.format(float(r[c])) for r in TABLE for c, form in FORMS.items() if r[c]}
+    known |= {f"{float(r['more_s']):.1f}" for r in TABLE if r["module"] == "wrnb.all"}
+    text = re.sub(r"`[^`]*`|commit \w+|(?<=Python )[\d.]+|(?<=torch )[\d.]+|^\| \S+ \S+", "", shown(), flags=re.M)
+    figures = re.findall(r"\d[\d,]*(?:\.\d+)?", text)
+    assert len(figures) > 20 and not set(figures) - known
+
+
+def test_the_page_has_each_install_and_says_what_fails():
+    text = shown()
+    for r in TABLE:
+        if r["mb"] and r["package"] != "torch":
+            row = [f"{r['package']} {r['version']}", *(FORMS[c].format(float(r[c])) for c in list(FORMS)[:3])]
+            assert f"| {' | '.join(row)} |" in text
+        if r["fails"]: assert r["fails"].partition(": ")[2] in text
+    assert f"commit {TABLE[0]['commit']}" in text and f"Python {TABLE[0]['python']}" in text
+
+
+def test_the_figures_of_the_answer_are_those_of_the_modules_it_names():
+    answer = " ".join(shown().partition("\n\n")[0].split())
+    found = re.search(r"to corrupt pictures takes (\S+) seconds on top of torch \((\S+) for imagecorruptions\), "
+                      r"attacks (\S+) \((\S+) for torchattacks\), scores (\S+)\. ", answer).groups()
+    seconds = {r["module"]: float(r["more_s"]) for r in TABLE if r["more_s"]}
+    assert list(found) == [f"{seconds[m]:.2f}" for m in NAMED]
