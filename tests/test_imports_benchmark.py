@@ -25,7 +25,7 @@ def script(monkeypatch):
 # --- figures --------------------------------------------------------------------------------------
 
 def test_pip_says_how_many_packages_it_installs_and_which_were_on_the_disk(script):
-    urls = ["https://files.example.org/a.whl", "file:///wheels/b.whl", "file:///wheels/c.whl"]
+    urls = ["https://files.example.org/a.whl", *(Path(f"/wheels/{x}.whl").as_uri() for x in "bc")]
     report = dict(install=[dict(download_info=dict(url=url)) for url in urls])
     assert script.counted(report) == dict(packages=3, from_disk=2)
 
