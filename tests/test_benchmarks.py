@@ -98,7 +98,7 @@ SMALLER = {  # page -> how its commands begin, committed folders with the run fo
     "imagenet": ("P=", {"imagenet": "imagenette", "imagenet/bar": "bar"}, {
         "IMAGENETTE": str(IMAGENETTE), "--limit 1000": "--limit 20", "--test-limit 1500": "--test-limit 10",
         "--select 200": "--select 2", "-k 100": "-k 4", "--n-neighbors 10": "--n-neighbors 2", " --compile": "",
-        "--per-cell 40": "--per-cell 2"})}
+        "--per-cell 40": "--per-cell 2", "--per-cell 60": "--per-cell 2"})}
 KEY = ["subset", "model", "family", "perturbation", "severity"]
 
 
