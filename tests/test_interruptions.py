@@ -25,7 +25,7 @@ from wrnb.monitoring import RobustnessCallback
 from wrnb.named import load_data
 from wrnb.networks import digits_net
 from wrnb.runs import Run
-from wrnb.training import train
+from wrnb.training import _remove_leftovers, train
 import wrnb.checks, wrnb.report  # give `Loop` its methods
 
 SETUP = dict(data="digits", model="digits_net", limit=100, test_limit=30)
@@ -330,3 +330,12 @@ def test_a_fit_after_an_interrupted_one_does_not_repeat_its_measurement(learn):
     row = dict(zip(learn.recorder.metric_names[1:], learn.recorder.values[-1]))
     assert row.keys() >= {"train_loss", "valid_loss"}
     assert not any(value == value for name, value in row.items() if name in ("corruption_error", "weak_share"))
+
+
+def test_leftovers_that_cannot_be_removed_are_told_in_a_line(tmp_path, monkeypatch):
+    "As in a folder that can only be read, where even the removal of nothing is an error"
+    def refuse(*args, **how): raise OSError(30, "Read-only file system")
+    monkeypatch.setattr("pathlib.Path.unlink", refuse)
+    _remove_leftovers(tmp_path)
+    (tmp_path/"checkpoint.pt").write_bytes(b"")
+    with pytest.raises(WrnbError, match="checkpoint.pt: cannot be removed .Read-only"): _remove_leftovers(tmp_path)

@@ -235,8 +235,12 @@ def train(
 _TO_RESUME = "checkpoint.pt", "features.safetensors"  # files that an unfinished training continues from
 
 def _remove_leftovers(folder):
-    "Remove what a training was to be resumed from"
-    for name in _TO_RESUME: (folder/name).unlink(missing_ok=True)
+    "Remove what a training was to be resumed from; raise `WrnbError` if it cannot be removed"
+    for path in (folder/name for name in _TO_RESUME):
+        if not path.exists(): continue  # a folder that only can be read is told of when something is written
+        try: path.unlink(missing_ok=True)
+        except OSError as e:
+            raise WrnbError(f"{path}: cannot be removed ({e.strerror or e}): choose another out=") from e
 
 def enter_training(
     run:Run, # the run folder
