@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 
 from common import add_options, begin, origin, parser, show, write_csv
-from tuning import BASES, Base
+from tuning import BASES, Base, kept_name
 from wrnb.averaging import interpolate
 from wrnb.benchmark import evaluate
 from wrnb.image_sets import limited
@@ -31,8 +31,7 @@ ATTACKS = dict(pgd="PGD-10", autoattack="AutoAttack")
 
 def tuned(base, case, seed, keep, alpha):
     "A fine-tuned model, this far from the base"
-    folder = f"{base.name}-{case.replace(', ', '-').replace(' ', '_')}-{seed}"
-    weights, = (keep/folder).glob("*/model.safetensors")
+    weights, = (keep/kept_name(base, case, seed)).glob("*/model.safetensors")
     whole = load_weights(copy.deepcopy(base.net), weights)
     return interpolate(base.net, whole, alpha)
 

@@ -148,13 +148,18 @@ def cost(base, strategy, more):
 WHOLE_STEP = ", alpha 1"  # the end of a case's name: the same training, without the step back
 
 
+def kept_name(base, training, seed):
+    "The run folder of a training within --keep"
+    return f"{base.name}-{training.replace(', ', '-').replace(' ', '_')}-{seed}"
+
+
 def with_seed(base, cases, seed, keep):
     "The base and its fine-tuned copies of one seed: what each cost, and their two evaluations"
     nets, about, whole = {"base": base.net}, {}, {}
     for case, (strategy, more) in cases.items():
         if case == "half weak": more = dict(ds=half_weak(base))
         training = case.removesuffix(WHOLE_STEP)
-        out = keep and keep/f"{base.name}-{training.replace(', ', '-').replace(' ', '_')}-{seed}"
+        out = keep and keep/kept_name(base, training, seed)
         if training not in whole: whole[training] = base.tuned(strategy, seed, out, **more)
         about_step = {name: more[name] for name in ("ds", "protocol") if name in more}
         alpha = 1. if training != case else base.step(whole[training], strategy, seed, **about_step)

@@ -161,10 +161,6 @@ def _layout(model, x):
     return torch.channels_last
 
 # %% ../nbs/29_training.ipynb #881fafa8
-def _settings(ds, **settings):
-    "What a training depends on, besides its model and callbacks, as its checkpoint records it"
-    return settings | dict(data=data_hash(ds))
-
 def _callbacks(seed, precision, cbs, saving):
     "The callbacks of a training; `cbs` are the user's own, `saving` the arguments of a checkpoint, if there is one"
     own = [EpochSeedCallback(seed), EpochRowsCallback(), LogitsCallback()]
@@ -222,7 +218,7 @@ def train(
     _check_training(model, bs, precision, len(ds))
     settings = dict(epochs=epochs, lr=lr, bs=bs, seed=seed, precision=precision, layer_lrs=layer_lrs)
     with untouched():  # the random state is as before
-        saving = (as_path(out)/"checkpoint.pt", _settings(ds, **settings)) if out else ()
+        saving = (as_path(out)/"checkpoint.pt", settings | dict(data=data_hash(ds))) if out else ()
         dls = _loaders(ds, valid, bs, pick_device(device), workers)
         learn = _learner(model, dls, lr, layer_lrs)
         callbacks = _callbacks(seed, precision, cbs, saving)
