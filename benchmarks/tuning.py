@@ -212,7 +212,8 @@ def rows_of(base, seeds):
 def study(name, cases, a, against, csv):
     "Fine-tune a base in all the ways, measure, and put its rows into the tables in place of old ones"
     base = Base(name, a)
-    sizes = dict(n_train=len(base.train), n_test=len(base.test), epochs=a.epochs, per_cell=a.per_cell)
+    sizes = dict(n_train=len(base.train), n_test=len(base.test), epochs=a.epochs, per_cell=a.per_cell,
+                 precision=a.precision)
     seeds = []
     for seed in a.seeds:
         seeds.append(with_seed(base, cases, seed, a.keep))
