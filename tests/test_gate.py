@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from helpers import complaint
-from wrnb.benchmark import evaluate
+from wrnb.benchmark import evaluate, read_evaluation
 from wrnb.cli import main
 from wrnb.core import WrnbError
 from wrnb.corrupted_copies import save_corrupted
 from wrnb.folders import load_data
-from wrnb.gate import PASSED, UNCLEAR, _figures, _not_worse, check, junit, markdown, save_gate
+from wrnb.gate import PASSED, UNCLEAR, _figures, _not_worse, _read_run, check, junit, markdown, save_gate
 from wrnb.image_sets import limited
 from wrnb.models import as_model
 from wrnb.pretrained import load_model
@@ -65,10 +65,18 @@ def test_the_difference_is_paired(runs):
 def test_it_tells_more_than_two_intervals_do(runs):
     folder, _ = runs
     paired = check(folder/"a", not_worse_than=folder/"b").decisions
-    figures = [_figures(folder/name, None) for name in "ab"]
+    figures = [_figures(_read_run(folder/name, None)) for name in "ab"]
     apart = _not_worse(*figures, ["clean", "corruption"], 0)
     for p, q in zip(paired, apart):
         assert p.error == pytest.approx(q.error) and p.high - p.low < .6*(q.high - q.low)
+
+
+def test_each_evaluation_is_read_once(runs, monkeypatch):
+    "All decisions are about one state of the tables, also if somebody evaluates again meanwhile"
+    folder, asked = runs[0], []
+    monkeypatch.setattr("wrnb.gate.read_evaluation", lambda f: asked.append(f) or read_evaluation(f))
+    check(folder/"a", {"clean": .5}, not_worse_than=folder/"b")
+    assert asked == [folder/"a", folder/"b"]
 
 
 def test_the_same_model_is_not_worse_than_itself(nets, tmp_path):

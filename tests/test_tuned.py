@@ -109,7 +109,7 @@ def test_seeds_are_told_one_by_one(base):
     assert base.seed_by_seed() == ""
     base.rows = base.rows[base.rows.case.isin(["base", "reva"])]
     base.cells = pd.concat([base.cells, pd.DataFrame(cells(("reva", "noise", 1, .4)))])
-    assert base.seed_by_seed() == "Seed by seed the error under the 15 is: REVa 20.0 and 40.0 %."
+    assert base.seed_by_seed() == "Seed by seed, for a network, the error under the 15 is: REVa 20.0 and 40.0 %."
 
 
 def test_with_all_images_the_protocol_extra_is_reva(tables):

@@ -172,7 +172,7 @@ class Tuned:
         errors = 100*c.groupby(["model", "seed"]).error.mean().unstack()
         if len(errors.columns) < 2: return ""
         def said(case): return f"{word(case)} {listed([f'{e:.1f}' for e in errors.loc[case]])} %"
-        return f"Seed by seed the error under the 15 is: {'; '.join(map(said, self.strategies))}."
+        return f"Seed by seed, for {self.name}, the error under the 15 is: {'; '.join(map(said, self.strategies))}."
 
     def explained(self):
         "What its strategies are, in a sentence or two"

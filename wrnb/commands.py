@@ -95,16 +95,10 @@ def _report(given):
     loop.say(f"report: {_call(partial(wrnb.comparison.report_on, loop), given)}")
 
 # %% ../nbs/89_commands.ipynb #226fe189
-def _n_in_words(evaluation):
-    "How many images the cells have: of a partial set not all the same number"
-    t = evaluation.table
-    n = t.n[t.family != "clean"] if "partial" in evaluation.kind else t.n.tail(1)
-    return f"{n.min()} to {n.max()}" if n.min() < n.max() else f"{n.min()}"
-
 def _say_errors(loop, evaluation):
     "Say the table of errors"
-    n, table = _n_in_words(evaluation), evaluation.percent().rename_axis(columns="model").to_string()
-    loop.say(f"\nErrors in percent on {n} test images:\n{table}")
+    sizes = wrnb.findings.cell_sizes(evaluation.table, "test image")
+    loop.say(f"\nErrors in percent on {sizes}:\n{evaluation.percent().rename_axis(columns='model').to_string()}")
     if evaluation.outcomes and len(evaluation.models) > 1: loop.say(f"\n{evaluation.verdict()}")
 
 def _say_shifts(loop, table):

@@ -68,10 +68,20 @@ def _only_model(evaluation, of, folder):
     if of is not None: check_choice("of", of, models)
     return of or models[0]
 
-def _figures(folder, of):
-    "The figures of a model: name -> (error, low, high, n)"
+@dataclass(frozen=True)
+class _Run:
+    "A run that is compared, or has limits: what was measured, and the model that is meant"
+    folder:Path
+    evaluation:Evaluation
+    model:str
+
+def _read_run(folder, of):
     evaluation = read_evaluation(folder)
-    model, table = _only_model(evaluation, of, folder), evaluation.table
+    return _Run(folder, evaluation, _only_model(evaluation, of, folder))
+
+def _figures(run):
+    "The figures of a model: name -> (error, low, high, n)"
+    evaluation, model, table = run.evaluation, run.model, run.evaluation.table
     clean = table[(table.model == model) & (table.family == "clean")]
     rows = {"clean": row for _, row in clean.iterrows()}
     if table.family.isin(COUNTED).any():
@@ -128,10 +138,10 @@ def _within(figures, limits):
 _NAMES = "this run", "the other"
 _ATTACKED = "white_box", "transfer"  # whose images may differ
 
-def _own_cells(evaluation, model, name):
-    "The cells of a model, apart from attacks, under another name"
-    cells = evaluation.outcomes.cells
-    return cells[(cells.model == model) & ~cells.family.isin(_ATTACKED)].assign(model=name)
+def _own_cells(run, name):
+    "The cells of a run's model, apart from attacks, under another name"
+    cells = run.evaluation.outcomes.cells
+    return cells[(cells.model == run.model) & ~cells.family.isin(_ATTACKED)].assign(model=name)
 
 def _images_of(cells):
     "Cell -> the images that were measured in it"
@@ -148,16 +158,17 @@ def _of_one_set(folders):
     data = [Run(f).options("evaluate").get("data") for f in folders]
     return data[0] is not None and data[0] == data[1]
 
-def _paired_outcomes(folders, of):
+def _paired_outcomes(runs):
     "The outcomes of two runs side by side, and the figures' rows; None if they are not of the same images"
-    both = [read_evaluation(f) for f in folders]
-    if not _of_one_set(folders) or any(e.outcomes is None for e in both): return None
-    models = [_only_model(e, of, f) for e, f in zip(both, folders)]
-    cells = [_own_cells(*own) for own in zip(both, models, _NAMES)]
+    outcomes = [run.evaluation.outcomes for run in runs]
+    if not _of_one_set([run.folder for run in runs]) or None in outcomes: return None
+    cells = [_own_cells(run, name) for run, name in zip(runs, _NAMES)]
     if not _alike(*cells): return None
-    known = {name: e.outcomes.known[m] for e, m, name in zip(both, models, _NAMES) if m in e.outcomes.known}
-    outcomes = replace(both[0].outcomes, cells=pd.concat(cells, ignore_index=True), known=known)
-    return outcomes, Evaluation._figures(both[0], models[0])
+    known = [own.known.get(run.model) for own, run in zip(outcomes, runs)]
+    known = {name: k for name, k in zip(_NAMES, known) if k is not None}
+    ours = runs[0]
+    paired = replace(outcomes[0], cells=pd.concat(cells, ignore_index=True), known=known)
+    return paired, ours.evaluation._figures(ours.model)
 
 # %% ../nbs/88_gate.ipynb #5c905a2f
 def _setup_of(folder):
@@ -205,11 +216,11 @@ def _check_cells(folders, figures, name):
     way = "evaluate both with the same families= and severities="
     raise WrnbError(f"{other} ({cell} at severity {severity:g} is in one alone): {way}")
 
-def _check_comparable(folders, of, names):
+def _check_comparable(runs, names):
     "Raise `WrnbError` unless figures of two runs are about the same data and cells"
+    folders = [run.folder for run in runs]
     _check_same_data(folders)
-    both = [read_evaluation(f) for f in folders]
-    figures = [e._figures(_only_model(e, of, f)) for e, f in zip(both, folders)]
+    figures = [run.evaluation._figures(run.model) for run in runs]
     for name in names: _check_cells(folders, figures, name)
 
 
@@ -231,11 +242,11 @@ def _paired(outcomes, rows, name, margin):
     e = outcomes.difference(*_NAMES, rows)
     return Decision(f"{name}, worse than before by (paired)", e.value, e.low, e.high, limit=margin/100, n=e.n_images)
 
-def _compared(folders, of, names, margin):
+def _compared(runs, names, margin):
     "Decisions on the differences of two runs, paired if they are of the same images"
     check_range("margin", margin, 0, 100)
-    _check_comparable(folders, of, names)
-    found, figures = _paired_outcomes(folders, of), [_figures(f, of) for f in folders]
+    _check_comparable(runs, names)
+    found, figures = _paired_outcomes(runs), [*map(_figures, runs)]
     if found is None: return _not_worse(*figures, names, margin)
     for name in names: check_choice("max_error", name, figures[1])
     return [_paired(*found, name, margin) for name in names]
@@ -271,15 +282,16 @@ def check(
 )->Gate:
     "Compare a run with limits and with another run, by intervals; raise `WrnbError` if neither is given"
     _check_margin(margin, not_worse_than)
-    figures, limits = _figures(out, of), _limits(max_error)
+    ours, limits = _read_run(out, of), _limits(max_error)
+    figures = _figures(ours)
     decisions = _within(figures, limits)
     if not_worse_than is not None:
         names = list(limits) or [name for name in ("clean", "corruption") if name in figures]
-        decisions += _compared((out, not_worse_than), of, names, margin)
+        decisions += _compared((ours, _read_run(not_worse_than, of)), names, margin)
     if not decisions: raise WrnbError("there is nothing to check: give max_error= or not_worse_than=")
-    evaluation = read_evaluation(out)
-    own = [replace(d, over=_part(evaluation.table, d.name.partition(",")[0])) for d in decisions]
-    return Gate(str(out), of or evaluation.models[0], own)
+    table = ours.evaluation.table
+    own = [replace(d, over=_part(table, d.name.partition(",")[0])) for d in decisions]
+    return Gate(str(out), ours.model, own)
 
 # %% ../nbs/88_gate.ipynb #234fe05f
 def _as_xml(text): return re.sub(r"[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", text)

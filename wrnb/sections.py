@@ -17,7 +17,7 @@ from .tables import write_atomic
 from .corruptions import COUNTED
 from .outcomes import has_confidences
 from .reliability import Evaluation
-from .findings import Findings, counted, as_words, listed
+from .findings import Findings, cell_sizes, as_words, listed
 from .words import model_name
 from .figures import THEMES, themed
 from .gallery import class_pictures
@@ -80,12 +80,6 @@ def _tables_of_corruptions(e):
 
 def _better_or_worse(row): return "worse" if row.worse else "better" if row.better else "not told apart"
 
-def _per_cell(rows):
-    "How many images the cells have, in words: of a partial set not all the same number"
-    n = rows.n[rows.family != "clean"] if (rows.family != "clean").any() else rows.n
-    low, high = int(n.min()), int(n.max())
-    return counted(high, "image") if low == high else f"{low:,} to {counted(high, 'image')}"
-
 def _heat(run, e, name, model):
     alt = f"Errors of {model}, corruptions by severities"
     return _plot(run, name, lambda: e.plot_heat(model), alt)
@@ -97,7 +91,7 @@ def corruptions_section(
     "Heat maps of the base and the best model, and their differences"
     if "corruption_error" not in e.headlines(): return
     run, best = f.run, e.best_model()
-    n = _per_cell(e.table[e.table.family.isin(COUNTED)])
+    n = cell_sizes(e.table[e.table.family.isin(COUNTED)])
     yield _text(f"Each cell is the error on {n}. What {e.models[0]} is weakest to is on top.")
     maps = [_heat(run, e, "heat-base", e.models[0])] + ([_heat(run, e, "heat-best", best)] if best else [])
     if best and e.outcomes is not None:
@@ -235,7 +229,7 @@ def _fine_tuning(f):
 
 def _on_disk(e):
     "The figures on a corrupted set"
-    yield _text(f"Errors in percent on {_per_cell(e.table)} of each corruption and severity: {e.kind}, {e.source}.")
+    yield _text(f"Errors in percent on {cell_sizes(e.table)} of each corruption and severity: {e.kind}, {e.source}.")
     yield table_block(e.percent(intervals=True).rename_axis("error (%)"), folded=False)
     yield table_block(e.by_corruption().rename_axis("corruption"), "Table: each corruption, mean over severities (%)")
 
