@@ -1,5 +1,5 @@
 """What guided.py and recipe.py share: bases, fine-tunings, and what is measured of them."""
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -175,10 +175,16 @@ FIGURES = [  # name in the table, which evaluation, its figure
     ("C-bar", 1, "corruption_error"), ("PGD", 0, "pgd")]
 
 
+def for_images_like_these(evaluation):
+    "The same, with intervals for images like these; all images have a clean answer, so for the set it is exact"
+    return replace(evaluation, outcomes=replace(evaluation.outcomes, per_cell=None))
+
+
 def pooled(seeds, case, against=None):
     "The figures of a case over the seeds, or its paired differences to another: percent or points"
     for name, which, what in FIGURES:
-        pairs = pool([evaluations[which] for _, evaluations in seeds])
+        own = [evaluations[which] for _, evaluations in seeds]
+        pairs = pool([*map(for_images_like_these, own)] if what == "clean" else own)
         if what == "pgd": what = f"pgd {pairs.evaluations[0].attack_settings[0]['severity']:g}/255"
         e = pairs.difference(case, against, what) if against else pairs.estimate(case, what)
         yield dict(figure=name, value=100*e.value, low=100*e.low, high=100*e.high, seeds=len(seeds),
@@ -203,9 +209,9 @@ def figures(base, seeds, against):
                 yield dict(case=case, against=other or "") | row | costs
 
 
-def rows_of(base, seeds):
+def rows_of(numbers, seeds):
     "The errors of each seed's models, a row per perturbation and severity"
-    for seed, (_, evaluations) in enumerate(seeds):
+    for seed, (_, evaluations) in zip(numbers, seeds):
         for e in evaluations: yield e.table.drop(columns=["subset", "low", "high"]).assign(seed=seed)
 
 
@@ -220,7 +226,7 @@ def study(name, cases, a, against, csv):
         where = origin("commit", "device", "threads", "torch", device=a.device)
         about = dict(base=name) | sizes | where
         put(pd.DataFrame(figures(base, seeds, against)).assign(**about), csv, name, "case")
-        put(pd.concat(rows_of(base, seeds)).assign(base=name, **where), cells_csv(csv), name, "model")
+        put(pd.concat(rows_of(a.seeds, seeds)).assign(base=name, **where), cells_csv(csv), name, "model")
 
 
 def cells_csv(csv): return csv.with_name(f"{csv.stem}_cells.csv")
@@ -231,7 +237,7 @@ def put(rows, csv, base, case):
     if csv.is_file():
         old = pd.read_csv(csv, keep_default_na=False)
         again = (old.base == base) & old[case].isin(rows[case])
-        rows = pd.concat([old[~again], rows])
+        rows = pd.concat([old[~again], rows])[list(rows.columns)]
     write_csv(rows, csv, float_format="%.6g")
 
 

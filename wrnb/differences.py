@@ -17,7 +17,7 @@ from scipy.stats import t as student
 from .core import WrnbError, check_choice
 from .weak import new_figure
 from .corruptions import COUNTED
-from .estimation import Estimate
+from .estimation import NO_VARIANCE, Estimate
 from .benchmark import ALEXNET_ERRORS, Evaluation, _counted_rows
 
 # %% ../nbs/73_differences.ipynb #78aad69b
@@ -255,6 +255,10 @@ def _pooled_interval(values, within, noise):
     half = student.ppf(.975, freedom)*variance**.5
     return mean - half, mean + half, variance**.5, max(spread - own, 0.)**.5
 
+def _wider(each, low, high):
+    "The interval, at least as wide as those of the seeds are on average"
+    return min(low, np.mean([e.low for e in each])), max(high, np.mean([e.high for e in each]))
+
 # %% ../nbs/73_differences.ipynb #c3bc00ee
 class Pool:
     "Evaluations of the same models with several seeds, made by `pool`"
@@ -296,6 +300,7 @@ class Pool:
         else: within, noise = sum(e.se**2 for e in each)/k**2, [e.se**2*(1 - 1/k) for e in each]
         low, high, se, between = _pooled_interval(values, within, noise)
         if k == 1: low, high = each[0].low, each[0].high
+        if within < NO_VARIANCE: low, high = _wider(each, low, high)
         ends = dict(value=float(np.mean(values)), low=float(low), high=float(high), se=float(se))
         known = asdict(each[0]) | ends | dict(seeds=k, se_within=within**.5, sd_between=between)
         return PooledEstimate(**known, **names)
