@@ -1,6 +1,7 @@
 """The sentences and tables of the pages on fine-tuned bases, on a small table made by hand."""
 from itertools import product
 
+import matplotlib.pyplot as plt
 import pandas as pd
 import pytest
 
@@ -43,6 +44,18 @@ def test_a_figure_is_read_as_it_stands(base):
     change = base.give_or_take("reva", "the 15", "base")
     assert change.replace(tuned.NO_BREAK, " ") == "-11.0 ± 0.5"
     assert base.pgd_radius == "2/255"
+
+
+def test_a_figure_without_an_interval_gets_one_for_images_like_these(base):
+    "198 of 200 images by Wilson's formula; a difference has none, and is drawn as such"
+    base.rows["n_images"] = 200
+    exact = (base.rows.case == "reva") & (base.rows.figure == "PGD")
+    base.rows.loc[exact, ["value", "low", "high"]] = 99., 98.99, 99.01
+    assert base.text("reva", "PGD") == "99.0 (96.4 to 99.7)"
+    assert base.text("reva", "PGD", "base") == base.give_or_take("reva", "PGD", "base") == "+99.0"
+    _, ax = plt.subplots()
+    tuned.interval(ax, base.at("reva", "PGD", "base"), 0, "o", good_below=True)
+    assert ax.lines[0].get_color() == "grey"
 
 
 def test_a_long_name_may_be_broken():

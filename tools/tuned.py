@@ -15,6 +15,7 @@ import seaborn as sns
 
 import wrnb.differences  # gives an evaluation its paired differences
 from wrnb.benchmark import read_evaluation
+from wrnb.core import wilson
 from wrnb.corruptions import CORRUPTIONS
 from wrnb.runs import Run
 from wrnb.strategies import passes
@@ -33,6 +34,18 @@ ABOUT = dict(  # what a reader has to know of a way of fine-tuning
     unguided="*REVa unguided* draws all types of corruption equally often.")
 OF_OTHERS = "augmix", "prime", "hybrid"  # augmentations of other papers
 MARKERS = "os"  # of the first base and of the second
+
+
+def has_width(r):
+    "Has a figure in percent an interval? A clean error of all images has none, if it is said of these images"
+    return r.high - r.low > .1
+
+
+def for_images_like_these(r):
+    "A row whose error has no interval with Wilson's, for images like those; a difference stays as it is"
+    if r.against or has_width(r): return r
+    low, high = wilson(r.value/100, r.n_images)
+    return pd.Series(r.to_dict() | dict(low=100*low, high=100*high))
 
 
 def word(case): return WORDS.get(case, case)
@@ -88,20 +101,22 @@ class Tuned:
         "One figure of a case, in percent; `against` another case the difference to it, in points"
         rows = self.rows[self.rows.figure == figure]
         own = rows[(rows.case == case) & (rows.against == against)]
-        if len(own): return own.iloc[0]
+        if len(own): return for_images_like_these(own.iloc[0])
         other = rows[(rows.case == against) & (rows.against == case)].iloc[0]
         ends = dict(value=-other.value, low=-other.high, high=-other.low)
         return pd.Series(other.to_dict() | ends)
 
     def text(self, case, figure, against=""):
-        "The same with its interval, as text"
+        "The same with its interval, if it has one, as text"
         r, sign = self.at(case, figure, against), "+" if against else ""
-        return f"{r.value:{sign}.1f} ({r.low:{sign}.1f} to {r.high:{sign}.1f})"
+        ends = f" ({r.low:{sign}.1f} to {r.high:{sign}.1f})" if has_width(r) else ""
+        return f"{r.value:{sign}.1f}{ends}"
 
     def give_or_take(self, case, figure, against=""):
-        "The same with half of its interval, as text for a table"
+        "The same with half of its interval, if it has one, as text for a table"
         r, sign = self.at(case, figure, against), "+" if against else ""
-        return f"{r.value:{sign}.1f} ± {(r.high - r.low)/2:.1f}".replace(" ", NO_BREAK)
+        half = f" ± {(r.high - r.low)/2:.1f}" if has_width(r) else ""
+        return f"{r.value:{sign}.1f}{half}".replace(" ", NO_BREAK)
 
     def step(self, case, figure):
         "From the base's error to that of the case, as text"
@@ -259,7 +274,7 @@ def read_run(name, folder):
     known = {case: made_with(Run(folder), case) for case in main.models}
     def row(case, against, figure, evaluation, what):
         e = evaluation.difference(case, against, what) if against else evaluation.estimate(case, what)
-        ends = dict(value=100*e.value, low=100*e.low, high=100*e.high)
+        ends = dict(value=100*e.value, low=100*e.low, high=100*e.high, n_images=e.n_images)
         return dict(case=case, against=against, figure=figure) | ends | known[case]
     pairs = [(a, b) for a, b in product(main.models, ["", *main.models]) if a != b]
     rows = [row(*pair, figure, *at) for figure, at in figures_of(main, bar).items() for pair in pairs]
@@ -280,7 +295,7 @@ error goes {bar}, under PGD at {base.pgd_radius} {pgd}, and without any corrupti
 """
 RIVAL = """
 {name}, with {passes} passes per image to REVa's {own}, takes the error under the 15 {fifteen}. Compared
-with REVa that is {more} points, on the worst three {worst} and over C-bar {bar}; its clean error is {clean}.
+with REVa that is {more} points{over}, on the worst three {worst} and over C-bar {bar}; its clean error is {clean}.
 """
 
 
@@ -299,8 +314,9 @@ def _about_rival(base, case):
     def minus(figure): return base.text(case, figure, "reva")
     def cost(of): return f"{float(base.about(of).passes):.1f}"
     clean = f"{base.at(case, 'clean').value:.1f} %"
+    over = " (over images alone)" if base.about(case).seeds == 1 else ""
     return RIVAL.format(
-        name=word(case), passes=cost(case), own=cost("reva"), fifteen=base.step(case, "the 15"),
+        over=over, name=word(case), passes=cost(case), own=cost("reva"), fifteen=base.step(case, "the 15"),
         more=minus("the 15"), worst=minus("worst three"), bar=minus("C-bar"), clean=clean)
 
 
@@ -331,9 +347,10 @@ def clean_errors(bases):
 # --- pictures ------------------------------------------------------------------------------------
 
 def interval(ax, r, y, marker, good_below):
-    "A difference with its interval: green if it speaks for what is shown, red if against"
+    "A difference with its interval: green if it speaks for what is shown, red if against, grey without an interval"
     below, above = ("C2", "C3") if good_below else ("C3", "C2")
-    color = below if r.high < 0 else above if r.low > 0 else "grey"
+    known = has_width(r)
+    color = below if known and r.high < 0 else above if known and r.low > 0 else "grey"
     ends = [[r.value - r.low], [r.high - r.value]]
     ax.errorbar(r.value, y, xerr=ends, fmt=marker, ms=4, capsize=2, color=color)
 
