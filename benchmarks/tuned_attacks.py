@@ -12,15 +12,15 @@ that is asked, in float32.
 A row per model and attack: n, n_wrong and error with its 95 % interval, and `to_base`, the
 difference to the base's error on the same images in points, with its paired interval. What is
 measured is kept in RUNS, so that the script resumes. An image that is not fooled costs five seconds
-and more of one core. Writes benchmarks/tuned_attacks.csv.
+and more of one core. Puts its rows into benchmarks/tuned_attacks.csv, in place of old ones of this base.
 """
 import copy
 from pathlib import Path
 
 import pandas as pd
 
-from common import add_options, begin, origin, parser, show, write_csv
-from tuning import BASES, Base, kept_name
+from common import add_options, begin, origin, parser, show
+from tuning import BASES, Base, kept_name, put
 from wrnb.averaging import interpolate
 from wrnb.benchmark import evaluate
 from wrnb.image_sets import limited
@@ -71,7 +71,7 @@ def main():
     measured = evaluate(dict(base=base.net) | nets, limited(base.test, a.n), **how)
     about = dict(base=a.base, seed=a.seed) | origin("commit", "device", "threads", "torch", device=a.device)
     df = pd.DataFrame(figures(measured, eps)).assign(**about)
-    write_csv(df, a.csv, float_format="%.6g")
+    put(df, a.csv, a.base, "case")
     show(df["case attack n error low high to_base to_base_low to_base_high".split()])
 
 
