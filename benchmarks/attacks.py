@@ -85,7 +85,8 @@ def main():
     p = parser(__doc__)
     p.add_argument("checkpoint")
     p.add_argument("--robust")
-    add_options(p, n=1000, eps=8, batch_size=100, repeats=3, seed=0, threads=[1], device="auto")
+    add_options(p, n=1000, eps=8, batch_size=100, repeats=3, seed=0, threads=[1], device="auto",
+                csv=Path(__file__).with_suffix(".csv"))
     a = p.parse_args()
     device = pick_device(a.device)
     _, ds = load_data("cifar10", limit=10, test_limit=a.n)
@@ -96,7 +97,7 @@ def main():
     models = {name: load_model(f"resnet20@{file}", 10).to(device).eval() for name, file in files.items()}
     rows = [row for name, net in models.items() for t in a.threads for row in measure(a, name, net, t, batches, device)]
     df = pd.DataFrame(rows)
-    write_csv(df, Path(__file__).with_suffix(".csv"))
+    write_csv(df, a.csv)
     show(df["model threads code n seconds cpu_seconds images_per_second error speed cpu_speed".split()])
 
 

@@ -114,7 +114,7 @@ def with_totals(df):
 
 def with_older(df, file):
     "The new rows, and those of other sizes and threads that the table had before"
-    older = pd.read_csv(file)
+    older = pd.read_csv(file) if file.is_file() else df[:0]
     ours = ["size", "threads", "device"]
     kept = older[~older.set_index(ours).index.isin(df.set_index(ours).index)]
     table = pd.concat([df, kept]) if len(kept) else df
@@ -124,15 +124,15 @@ def with_older(df, file):
 
 def main():
     p = parser(__doc__)
-    add_options(p, sizes=[32, 224], threads=[1, 2], n=16)
+    add_options(p, sizes=[32, 224], threads=[1, 2], n=16, csv=HERE/"corruptions.csv")
     a = p.parse_args()
     theirs, rows = importlib.import_module("imagecorruptions_oracle").load()[0], []
     for size in a.sizes:
         n = a.n*(8 if size <= 64 else 1)
         for threads in a.threads: rows += list(measure(size, threads, n, theirs))
         if torch.cuda.is_available(): rows += list(measure_gpu(size))
-    df = with_older(with_totals(pd.DataFrame(rows)), HERE/"corruptions.csv")
-    write_csv(df, HERE/"corruptions.csv", float_format="%.4g")
+    df = with_older(with_totals(pd.DataFrame(rows)), a.csv)
+    write_csv(df, a.csv, float_format="%.4g")
     gpu, cpu = df[df.device != "cpu"], df[df.device == "cpu"]
     if len(gpu):
         rate = gpu.assign(images_per_second=1000/gpu.ms)

@@ -63,7 +63,7 @@ def measure(a, n, home):
 
 def main():
     p = parser(__doc__)
-    add_options(p, n=[5000, 50000], neighbors=1, threads=1, seed=0)
+    add_options(p, n=[5000, 50000], neighbors=1, threads=1, seed=0, csv=Path(__file__).with_suffix(".csv"))
     p.add_argument("--data", type=Path, default=DATA/"imagenette-sample",
                    help="a folder with train/ and val/, pictures of one size")
     p.add_argument("--one", type=Path, help=argparse.SUPPRESS)
@@ -75,7 +75,7 @@ def main():
     ratio = (df.peak_mib/df.peak_mib[0]).round(3)
     df = df.assign(ratio=ratio, neighbors=a.neighbors, threads=a.threads, seed=a.seed,
                    **origin("commit", "device", "torch"))
-    write_csv(df, Path(__file__).with_suffix(".csv"))
+    write_csv(df, a.csv)
     print(f"{df.device[0]}, torch {df.torch[0]}, commit {df.commit[0]}; "
           "ratio: peak memory to that of the first row, goal 1.1")
     show(df[["n", "loaded_mib", "peak_mib", "ratio"]])

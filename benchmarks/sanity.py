@@ -101,7 +101,8 @@ def main():
     p.add_argument("--checkpoint", required=True)
     p.add_argument("--robust", required=True)
     p.add_argument("--keep", required=True, type=Path)
-    add_options(p, n=1000, few=500, seed=0, threads=1, eps=[.5, 1, 2, 4, 8, 16, 32], device="auto")
+    add_options(p, n=1000, few=500, seed=0, threads=1, eps=[.5, 1, 2, 4, 8, 16, 32], device="auto",
+                csv=Path(__file__).with_suffix(".csv"))
     a = p.parse_args()
     device = begin(a)
     fit, (x, y) = (pixels_and_labels(ds, device) for ds in load_data("cifar10", limit=500, test_limit=1000))
@@ -119,7 +120,7 @@ def main():
         rows[key] = in_parts(folder, [key], compute)
         print(key, rows[key].error[0], flush=True)
     df = pd.concat(rows.values())
-    write_csv(df, Path(__file__).with_suffix(".csv"))
+    write_csv(df, a.csv)
     print(curves(df).to_string())
 
 

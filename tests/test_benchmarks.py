@@ -90,6 +90,19 @@ def commands(page, start):
     return next(block for block in blocks if block.startswith(start))
 
 
+MADE_SMALL = dict(  # scripts that time or try attacks and corruptions -> their options
+    attacks=[CHECKPOINT, "--n", 4, "--repeats", 1, "--batch-size", 4],
+    sanity=["--checkpoint", CHECKPOINT, "--robust", CHECKPOINT, "--n", 4, "--few", 4, "--eps", 8],
+    corruptions=["--sizes", 32, "--threads", 1, "--n", 1])
+
+
+@pytest.mark.parametrize("name", MADE_SMALL)
+def test_attacks_and_corruptions(tmp_path, name):
+    keep = ["--keep", tmp_path/"kept"] if name == "sanity" else []
+    for ours, committed in run(tmp_path, name, *MADE_SMALL[name], *keep):
+        assert list(ours.columns) == list(committed.columns) and len(ours)
+
+
 SMALLER = {  # page -> how its commands begin, committed folders with the run folders they keep, what is made smaller
     "cifar10": ("wrnb evaluate", {"cifar10/corruptions": "corruptions"}, {"--test-limit 2000": "--test-limit 20"}),
     "weak_vs_random": ("R=", {}, {
