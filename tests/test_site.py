@@ -297,9 +297,13 @@ def test_formulas_have_one_backslash():
         assert not [f for f in formulas if re.search(r"\\\\[a-zA-Z]", f)], path.name
 
 
-def of_all_images(name):
-    "The bases of a table of trainings on all images"
-    return set(pd.read_csv(ROOT/f"benchmarks/{name}.csv").base)
+IMAGES = {50_000: "all images", 10_000: "10,000 images"}  # as the first page says it
+
+
+def with_images(name):
+    "The bases of a table of long trainings, each with its number of training images"
+    t = pd.read_csv(ROOT/f"benchmarks/{name}.csv").drop_duplicates("base")
+    return [f"{BASES[base]}, {IMAGES[n]}" for base, n in zip(t.base, t.n_train)]
 
 
 def on_the_first_page(base, model):
@@ -332,7 +336,9 @@ def test_the_first_page_has_every_base_that_was_measured():
     bases = {base for table in tables for base in table.base}
     names = [line.split(" | ")[0].split(" (")[0] for line in bases_table(ROOT).splitlines()]
     expected = [BASES[base] for base in bases] + list(RUNS.values())
-    expected += [f"{BASES[base]}, all images" for name in FULL for base in of_all_images(name)]
+    expected += [line for name in FULL for line in with_images(name)]
+    assert "ResNet-20, CIFAR-10, all images" in expected
+    assert "ResNet-56, CIFAR-100, 10,000 images" in expected
     assert sorted(names[2:]) == sorted(f"| {name}" for name in expected)
 
 

@@ -18,13 +18,15 @@ BASES = dict(  # bases of benchmarks/: what people call them
     cifar100="ResNet-20, CIFAR-100", cifar100_56="ResNet-56, CIFAR-100",
     lite0="EfficientNet-Lite0, Imagenette")
 RUNS = dict(imagenet="EfficientNet-Lite0, Imagenette")  # folder: its line
-FULL = "cifar10_full", "cifar100_full"  # tables of trainings on all images that are at hand
+FULL = "cifar10_full", "cifar100_full"  # tables of long trainings by protocol `extra`
+ALL = 50_000  # training images of CIFAR-10, and of CIFAR-100
 GUIDES = {"weaknesses": "reva"}  # REVa's own guide; another one is another case
 ABOUT = """
 **Corruption error** in percent on test images, the mean over the 15 corruptions; in brackets the
-error on clean images. Each row is a classifier, as it came (base) and fine-tuned in several ways
-with the same number of passes. In rows with *all images* REVa was trained against four other
-corruptions (protocol `extra`), in the others against the 15 (protocol `all`).
+error on clean images. Each row is a classifier, as it came (base) and fine-tuned in several ways,
+each with at least as many passes per image as REVa. In rows that say how many training images there
+were (*all* are 50,000) REVa was trained against four other corruptions (protocol `extra`), in the
+others against the 15 (protocol `all`).
 """
 WIDTH, HEIGHT = 330, 200  # pixels of a small picture, at most
 
@@ -67,14 +69,22 @@ def of_table(file):
         yield dict(base=BASES.get(base, base), case=case) | own
 
 
+def with_images(bases, file):
+    "Names of bases, each with the number of training images that a table of recipe.py has for it"
+    n_train = pd.read_csv(file).groupby("base").n_train.max().rename(BASES)
+    said = n_train.map(lambda n: "all images" if n == ALL else f"{n:,} images")
+    return bases + ", " + bases.map(said)
+
+
 def measured(root):
-    "Every base that was fine-tuned: on all images, as recipe.csv or only guided.csv has it, in run folders"
+    "Every base that was fine-tuned: long, as recipe.csv or only guided.csv has it, in run folders"
+    def file(name): return root/"benchmarks"/f"{name}.csv"
     def rows(name, cases=None):
         "A table's rows, with REVa called so"
-        table = pd.DataFrame(of_table(root/"benchmarks"/f"{name}.csv"))
+        table = pd.DataFrame(of_table(file(name)))
         return table.assign(case=table.case.replace(cases or {}))
-    full = pd.concat([rows(name, EXTRA) for name in FULL])
-    full["base"] += ", all images"
+    long = {name: rows(name, EXTRA) for name in FULL}
+    full = pd.concat([t.assign(base=with_images(t.base, file(name))) for name, t in long.items()])
     compared, guided = rows("recipe"), rows("guided", GUIDES)
     more = guided[~guided.base.isin(compared.base)]
     return pd.concat([full, compared, more, pd.DataFrame(of_runs(root/"nbs"/"results"))])
