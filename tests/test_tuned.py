@@ -8,7 +8,8 @@ import pytest
 from helpers import ROOT
 from tools import tuned
 from tools.tuned import (
-    Tuned, about_full, clean_errors, in_words, listed, read_best, read_full, read_run, relative, set_up)
+    Tuned, about_full, by_guide, clean_errors, counted, guide_helps, in_words, listed, read_best, read_full, read_run,
+    relative, set_up)
 from wrnb.benchmark import read_evaluation
 from wrnb.corruptions import COUNTED
 
@@ -142,6 +143,23 @@ def test_what_only_the_guides_were_measured_on_is_shown_too(tables):
     assert base.strategies == ["unguided", "reva"]
     assert base.at("unguided", "clean", "reva").value == -1.
     assert set(base.cells.model) == {"unguided", "reva"}
+
+
+def test_where_the_guide_helps_is_read_from_its_table(tables):
+    "In the order of the names, and only bases that were compared"
+    def compared(base, value): return row("weaknesses", "clean", value, against="uniform") | dict(base=base)
+    tables("guided", [compared("c", 0.), compared("b", 2.), compared("a", -2.)], [dict(base="a")])
+    assert by_guide(dict.fromkeys("abcd", ""), "clean") == [["a"], ["b"], ["a", "b", "c"]]
+    assert by_guide(dict.fromkeys("abcd", ""), "PGD") == [[], [], []]
+
+
+def test_the_guide_helps_in_part_if_it_lowers_the_error_on_more_bases_than_it_raises_it():
+    assert guide_helps("ab", "", "abc") == "Yes"
+    assert guide_helps("ab", "c", "abc") == guide_helps("a", "", "abc") == "In part"
+    assert guide_helps("a", "b", "abc") == guide_helps("", "", "abc") == "No"
+    names = dict(a="A", b="B", c="C")
+    assert counted(["a", "b"], "abc", names) == "two of three bases (A; B)"
+    assert counted([], "abc", names) == "none of three bases"
 
 
 def test_words():

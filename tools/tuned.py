@@ -226,6 +226,26 @@ def read_tuned(names, table="recipe"):
     return {key: Tuned(names[key], *own(key)) for key in known}
 
 
+def by_guide(names, figure, end=""):
+    "The bases on which the guide lowers a figure, those on which it raises it, and all that were compared"
+    t = read("guided")
+    t = t[(t.case == f"weaknesses{end}") & (t.against == f"uniform{end}") & (t.figure == figure)]
+    t = t.set_index("base").reindex([base for base in names if base in set(t.base)])
+    return [list(part.index) for part in (t[t.high < 0], t[t.low > 0], t)]
+
+
+def guide_helps(lower, higher, compared):
+    "Does the guide help, by the bases on which it lowers and raises an error?"
+    if len(lower) > len(compared)/2 and not higher: return "Yes"
+    return "In part" if len(lower) > len(higher) else "No"
+
+
+def counted(part, compared, names):
+    "How many of the bases and which, as a part of a sentence"
+    which = f" ({'; '.join(names[base] for base in part)})" if part else ""
+    return f"{in_words(len(part))} of {in_words(len(compared))} bases{which}"
+
+
 def renamed(base, cases):
     "A base whose cases have other names in its table"
     rows, cells = base.rows.replace(dict(case=cases, against=cases)), base.cells.replace(dict(model=cases))
