@@ -71,9 +71,9 @@ def _only_model(evaluation, of, folder):
 @dataclass(frozen=True)
 class _Run:
     "A run that is compared, or has limits: what was measured, and the model that is meant"
-    folder:Path
-    evaluation:Evaluation
-    model:str
+    folder:Path # the run folder
+    evaluation:Evaluation # what was measured
+    model:str # the model that is meant, by its name
 
 def _read_run(folder, of):
     evaluation = read_evaluation(folder)
