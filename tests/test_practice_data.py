@@ -278,6 +278,16 @@ def test_a_folder_may_be_called_by_another_path(tmp_path, monkeypatch):
     assert data_hash(in_folder(tmp_path/"e")) == data_hash(in_folder(tmp_path/"d"))
 
 
+def test_a_folder_may_be_called_like_a_known_set(tmp_path, monkeypatch):
+    pictures(tmp_path/"digits", *FILES)
+    monkeypatch.chdir(tmp_path)
+    for data in ("./digits", "digits/", Path("digits")):
+        setup = Setup(data, "digits_net", test_share=.5)
+        assert Setup(setup.data, "digits_net") == Setup(data, "digits_net")
+        assert setup.images(None)[0].classes == ["cat", "dog"]
+    assert Setup("digits", "digits_net").data == "digits"
+
+
 def test_files_that_are_brought_to_another_size_are_other_data(tmp_path):
     ds = in_files(pictures(tmp_path/"d", *FILES[:3]))
     small = copy.copy(ds)

@@ -185,6 +185,9 @@ def folder_set(
 # %% ../nbs/12_folders.ipynb #b089294f
 _FETCHED = dict(cifar10="CIFAR", cifar100="CIFAR_100")  # name: fastai's name for its address
 
+# %% ../nbs/12_folders.ipynb #2c672565
+KNOWN_SETS = ("digits", *_FETCHED)  # names that mean no folder
+
 # %% ../nbs/12_folders.ipynb #830a20b4
 def _untar(name):
     "The folder of a data set that fastai fetches"
@@ -196,7 +199,7 @@ def _untar(name):
 def _data_folder(name):
     "The folder that `name` means"
     path = _untar(name) if name in _FETCHED else as_path(name)
-    known = f"{', '.join(['digits', *_FETCHED])} or a folder with train/ and test/"
+    known = f"{', '.join(KNOWN_SETS)} or a folder with train/ and test/"
     if not path.is_dir(): raise WrnbError(f"there is no data set {str(name)!r}: give {known}")
     return path
 

@@ -20,7 +20,7 @@ from .core import WrnbError, as_path, check_whole, this_process
 from .tables import write_atomic
 from .runs import Run
 from .image_sets import subset
-from .folders import load_data
+from .folders import KNOWN_SETS, load_data
 from .models import untouched
 from .sources import input_size
 from .pretrained import knows_classes, load_model
@@ -48,13 +48,18 @@ class Setup:
     corrections:str=None # what you decided in scores.clean(): a run folder, or its corrections.csv
 
     def __post_init__(self):
-        self.data, self.model = str(as_path(self.data)), _expand_checkpoint(self.model)
+        self.data, self.model = _expand_folder(self.data), _expand_checkpoint(self.model)
         self.seed = check_whole("seed", self.seed, 0)
         for name in ("size", "limit", "test_limit", "select"):
             value = getattr(self, name)
             if value is not None: setattr(self, name, check_whole(name, value, 1))
         self.mean, self.std = _statistics(self.mean), _statistics(self.std)
         if self.corrections is not None: self.corrections = str(as_path(self.corrections))
+
+def _expand_folder(data):
+    "The data's name with ~ replaced; a folder called like a known set keeps ./ before its name"
+    name = str(as_path(data))
+    return f"./{name}" if name in KNOWN_SETS and name != data else name
 
 def _expand_checkpoint(model):
     "The model's name with ~ replaced in the path of its checkpoint"
