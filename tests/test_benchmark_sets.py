@@ -142,6 +142,14 @@ def test_a_part_of_a_set(tmp_path):
     assert len({part.identity, got.identity, got.limited(10, seed=1).identity}) == 3 and got.limited(40) is got
 
 
+def test_another_picture_makes_another_identity(tmp_path):
+    path = write_pictures(tmp_path/"set", FIFTEEN, 16)
+    before, first = corrupted_set(path).identity, path/"fog/3/n01/a.JPEG"
+    assert corrupted_set(path).identity == before
+    first.write_bytes((path/"fog/4/n01/a.JPEG").read_bytes())
+    assert corrupted_set(path).identity != before
+
+
 # --- what we write --------------------------------------------------------------------------------
 
 quiet = pytest.mark.filterwarnings("ignore:preset .* does not fit")  # another preset's constants for 32 px

@@ -18,6 +18,7 @@ from torch.utils.data import Dataset
 
 from .core import WrnbError, as_path, check_whole
 from .runs import Run
+from .pictures import read_image
 from .images import classes_of
 from .image_sets import ImageSet, limited as part_of
 from .data import data_hash
@@ -148,15 +149,23 @@ def limited(self:CorruptedSet,
 # %% ../nbs/67_corrupted_sets.ipynb #a3201cee
 @patch(as_prop=True)
 def identity(self:CorruptedSet)->str:
-    "16 hexadecimal digits: kind, source, names, labels, ids, and an image of each severity of arrays"
+    "16 hexadecimal digits: kind, source, names, labels, ids, and an image of each corruption and severity"
     words = [self.kind, self.source, str(self.data), *self.names, *self.classes, *self.ids]
     h = blake2b("\n".join(words).encode(), digest_size=8)
     h.update(self.labels.tobytes())
     if self.idxs is not None: h.update(self.idxs.tobytes())
-    for pixels in self.files.values():
-        if isinstance(pixels, np.ndarray): h.update(np.ascontiguousarray(pixels[:, 0]))
+    for name, pixels in self.files.items():
+        if self.in_folders: pixels = [self._first_picture(name, s) for s in self.severities(name)]
+        else: pixels = pixels[:, 0]
+        h.update(np.ascontiguousarray(pixels))
     if "partial" in self.kind: h.update(self._present())
     return h.hexdigest()
+
+@patch
+def _first_picture(self:CorruptedSet, name, severity)->np.ndarray:
+    "The first picture that a cell of a set in folders has"
+    i = self.there.get((name, severity), [0])[0]
+    return read_image(self.files[name][severity-1]/self.ids[i])
 
 @patch
 def _present(self:CorruptedSet)->bytes:
