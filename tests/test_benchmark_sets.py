@@ -108,6 +108,12 @@ def test_pictures_are_read_as_pillow_reads_them(names, size, severities, by_fami
                 assert np.array_equal(x[k, i], picture) and np.array_equal(grey_levels(ds[i][0][None])[0], picture)
 
 
+def test_pictures_of_any_suffix_are_read(tmp_path):
+    path = write_pictures(tmp_path/"set", FIFTEEN, 16)
+    for p in [*path.rglob("b.JPEG")]: p.rename(p.with_name("b.webp"))
+    assert len(corrupted_set(path)) == 6
+
+
 def test_only_the_classes_asked_for_are_read(tmp_path):
     path = write_pictures(tmp_path/"set", FIFTEEN, 16)
     (path/"fog/3/n02/a.JPEG").write_text("no picture")
@@ -545,6 +551,7 @@ ARRAYS = {  # what is done to an official set of arrays -> (how, what the line s
                                 "{p}/labels.npy holds 20 labels that do not repeat"),
     "labels that are floats": (array("labels.npy", np.zeros(20)),
                                "{p}/labels.npy holds float64 [20], not integers"),
+    "a label below 0": (array("labels.npy", np.tile([-1, 0, 1, 2], 5)), "{p}/labels.npy has label -1: number"),
     "labels in rows": (array("labels.npy", np.zeros((5, 4), int)), "{p}/labels.npy holds int64 [5, 4]"),
     "all of them but the labels": (lambda p: [f.unlink() for f in p.iterdir() if f.stem != "labels"],
                                    "{p} holds no corrupted set"),
@@ -607,6 +614,13 @@ def test_a_broken_picture_is_named_when_it_is_read(how, words, whole, tmp_path):
     ("pictures", ["cat"], "the classes n01, n02, n03; the data cat")])
 def test_other_classes(name, classes, words, whole):
     with pytest.raises(WrnbError, match=words): corrupted_set(whole/name, classes)
+
+
+def test_labels_from_1_are_refused(whole, tmp_path):
+    path = Path(shutil.copytree(whole/"arrays", tmp_path/"set"))
+    np.save(path/"labels.npy", np.load(path/"labels.npy") + 1)
+    with pytest.raises(WrnbError, match="labels.npy has label 2, but 2 classes: number them from 0"):
+        corrupted_set(path, ["cat", "dog"])
 
 
 def test_what_a_set_does_not_have(whole):

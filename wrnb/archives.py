@@ -16,6 +16,7 @@ import numpy as np
 
 from .core import WrnbError
 from .pictures import read_image
+from .folders import image_extensions
 from .learners import class_order
 from .sources import WNIDS, is_imagenet, place_of
 
@@ -54,7 +55,9 @@ def read_labels(
     n = len(y)//5
     if not n or len(y) % 5 or (y.reshape(5, n) != y[:n]).any():
         raise broken(path, f"holds {len(y)} labels that do not repeat five times, once per severity")
-    return y[:n].astype(np.int64)
+    y = y[:n].astype(np.int64)
+    if y.min() < 0: raise WrnbError(f"{path} has label {y.min()}: number the classes from 0")
+    return y
 
 # %% ../nbs/66_archives.ipynb #70d2254a
 def read_stack(
@@ -111,7 +114,7 @@ def is_name(
     if not isinstance(name, str) or name in ("", ".", ".."): return False
     return not set(name) & {"/", "\0", os.sep}
 
-def _is_picture(name): return name.lower().endswith((".jpeg", ".jpg", ".png")) and name[0] != "."
+def _is_picture(name): return os.path.splitext(name)[1].lower() in image_extensions and name[0] != "."
 
 def holds_pictures(
     folder:Path, # a folder
@@ -219,6 +222,9 @@ def _counted(path, labels, own, n_classes):
     "The labels; raises `WrnbError` if they count through more classes than there are names"
     n = labels.max() + 1 if own else len(np.unique(labels))
     if n > len(own or range(n)): raise broken(path/"labels.npy", f"has label {n-1}, but {len(own)} classes")
+    has_gaps = not own and n == n_classes <= labels.max()
+    if has_gaps:
+        raise WrnbError(f"{path/'labels.npy'} has label {labels.max()}, but {n} classes: number them from 0")
     if own or n == n_classes: return labels
     raise WrnbError(f"{path/'labels.npy'} counts {n} classes, the data {n_classes}: "
                     "give the set of the same data")
