@@ -15,7 +15,7 @@ from wrnb.inference import InferenceModel, check_classifier, check_outputs, logi
 from wrnb.models import STATS, PixelModel, load_weights, logits_in, save_weights, untouched, weights_hash
 from wrnb.networks import MODELS, CifarResNet
 from wrnb.pretrained import knows_classes, load_model, match_classes, warn_if_chance
-from wrnb.sources import SOURCES, fit_heads
+from wrnb.sources import SOURCES, WNIDS, fit_heads
 
 DIGITS, _ = load_data("digits", limit=20, test_limit=5)
 X = torch.stack([DIGITS[i][0] for i in range(8)])
@@ -394,7 +394,8 @@ LETTERS = list("jihgfedcba")
 
 @pytest.mark.parametrize("classes", [
     dict(classes=LETTERS), dict(class_names=tuple(LETTERS)), dict(class_to_idx={c: i for i, c in enumerate(LETTERS)}),
-    dict(idx_to_class=dict(enumerate(LETTERS)))])
+    dict(idx_to_class=dict(enumerate(LETTERS))), dict(classes=10, class_to_idx={c: i for i, c in enumerate(LETTERS)}),
+    dict(classes=dict(a="letter"), vocab=LETTERS)])
 def test_classes_in_a_file_are_put_in_the_order_of_the_data(classes, own, tmp_path):
     torch.save(dict(state_dict=own) | classes, tmp_path/"net.pth")
     name = f"digits_net@{tmp_path/'net.pth'}"
@@ -406,6 +407,14 @@ def test_classes_in_a_file_are_put_in_the_order_of_the_data(classes, own, tmp_pa
     letters = ImageSet(DIGITS.items, DIGITS.labels, sorted(LETTERS), DIGITS.ids, "letters")
     with pytest.raises(WrnbError, match="in another order"): check_classifier(load_model(name, 10), letters)
     check_classifier(load_model(name, 10, classes=letters.classes), letters)
+
+
+def test_a_file_may_list_all_classes_of_imagenet_in_another_order(tmp_path):
+    net, own = torchvision.models.resnet18(weights=None).eval(), list(WNIDS)
+    torch.save(dict(state_dict=net.state_dict(), classes=own[::-1]), tmp_path/"net.pth")
+    for classes in (own[:3], list(WNIDS.values())[:3]):
+        model = load_model(f"torchvision:resnet18@{tmp_path/'net.pth'}", 3, classes=classes)
+        assert torch.equal(model.body.fc.weight, net.fc.weight[[999, 998, 997]])
 
 
 @pytest.mark.parametrize("rename", [

@@ -20,7 +20,8 @@ from .checkpoints import STATS, by_our_names, state_in
 from .zoo import layout_of, network_of
 from .models import IMAGENET_STATS, PixelModel, as_model, load_state, part_of, read_file
 from .sources import (
-    SOURCES, WNIDS, Network, fit_heads, input_size, names_known_to, places_of, source_of, swap_heads, with_outputs)
+    SOURCES, WNIDS, Network, fit_heads, input_size, is_imagenet, names_known_to, places_of, source_of, swap_heads,
+    with_outputs)
 
 # %% ../nbs/22_pretrained.ipynb #3d933807
 _all_ = ["WNIDS", "input_size"]
@@ -36,13 +37,21 @@ def _first(content, keys):
     if not isinstance(content, dict): return None
     return next((content[k] for k in keys if k in content), None)
 
+def _by_number(names):
+    "The names in a dict of names and numbers, in the numbers' order; None if it is another dict"
+    pairs = [(v, k) if isinstance(v, int) else (k, v) for k, v in names.items()]
+    if not all(str(number).isdecimal() for number, _ in pairs): return None
+    return [name for _, name in sorted((int(number), str(name)) for number, name in pairs)]
+
+def _class_names(listed):
+    "The classes that a list, or a dict of names and numbers, holds; None if it is neither"
+    if isinstance(listed, dict): return _by_number(listed)
+    return list(map(str, listed)) if isinstance(listed, (list, tuple)) else None
+
 def _classes_in(content):
-    "The list of classes in a checkpoint, if it has one: a list, or a dict of names and numbers"
-    listed = _first(content, _CLASS_KEYS)
-    if isinstance(listed, dict):
-        pairs = [(v, k) if isinstance(v, int) else (int(k), v) for k, v in listed.items()]
-        listed = [name for _, name in sorted(pairs)]
-    return [str(c) for c in listed] if isinstance(listed, (list, tuple)) else None
+    "The first list of classes in a checkpoint; None if it has none"
+    if not isinstance(content, dict): return None
+    return next(filter(None, (_class_names(content.get(k)) for k in _CLASS_KEYS)), None)
 
 def _number(v):
     "A number, or the one in a tensor of one; None if it is anything else"
@@ -110,18 +119,25 @@ def _load_pretrained(network, n_classes, classes, state, path):
     fit_heads(network, n_classes, classes)
     return model
 
+def _named_by(network, listed):
+    "The network with the names that a file lists, if they are of all its outputs and not ImageNet's in their order"
+    if len(listed) != len(network.names) or is_imagenet(listed): return network
+    return network._replace(names=listed)
+
 def _load_file(name, n_classes, classes, path, mean=None):
     "The model called `name` with the weights of a file, its outputs in the order of the data's classes"
     content = read_file(path)
     state = state_in(content, path)
     listed = _classes_in(content)
+    is_whole = bool(listed) and len(listed) == n_classes  # of the data's classes; else of all that the network has
     own = source_of(name)[0] not in SOURCES
     network = _own(name, n_classes, state) if own else _build(name, state)
+    if not own: network = _named_by(network, listed or [])
     if own: model = load_state(PixelModel(network.net, *network.stats), state, path)
-    else: model = _load_pretrained(network, n_classes, None if listed else classes, state, path)
+    else: model = _load_pretrained(network, n_classes, None if is_whole else classes, state, path)
     if own and mean is None: _warn_if_guessed(name, n_classes, state, path)
     model.published_error = _error_in(content)
-    if listed and len(listed) == n_classes: _order_outputs(model, network, listed, classes, path)
+    if is_whole: _order_outputs(model, network, listed, classes, path)
     return model
 
 def _order_outputs(model, network, listed, classes, path):
