@@ -178,6 +178,16 @@ def test_a_file_that_a_spreadsheet_wrote_is_read(scores, tmp_path):
     assert len(apply_corrections(scores.ds, tmp_path)) == 199
 
 
+def test_nothing_is_decided_about_images_that_share_an_id(scores, tmp_path):
+    pair = scores.ds.take([0, 1])
+    twins = pair._like(pair.items, pair.labels, ids=["one", "one"])
+    kept = Corrections(tmp_path, twins)
+    with pytest.raises(WrnbError, match="2 images have the id 'one': give each an id"): kept.decide(1, "drop")
+    assert not kept.path.exists()
+    kept.path.write_text(HEAD + "one,1,drop,3,now\n")
+    with pytest.raises(WrnbError, match="2 images have the id 'one'"): apply_corrections(twins, tmp_path)
+
+
 def test_an_id_with_a_slip_is_found_if_the_data_are_whole(digits_model, tmp_path):
     digits, _ = load_data("digits", limit=40)
     scores = score_robustness(load_model(digits_model, 10), digits, eps=.3, n_neighbors=2, out=tmp_path)

@@ -6,6 +6,7 @@
 __all__ = ['ACTIONS', 'Corrections', 'apply_corrections']
 
 # %% ../nbs/35_corrections.ipynb #e992a320
+from collections import Counter
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -113,6 +114,12 @@ def _check_label(ds, i, action, label):
     elif not str(label).isdigit(): raise WrnbError(f"label={label!r} is not known: give the number of a class")
     if str(label) == _label_at(ds, i): raise WrnbError(f"label={label} is the image's label already: take action=keep")
 
+def _check_distinct(ds, names):
+    "Raise `WrnbError` if an image about which something is decided shares its id with another one"
+    counts = Counter(ds.ids)
+    for name in names:
+        if counts[name] > 1: raise WrnbError(f"{counts[name]} images have the id {name!r}: give each an id of its own")
+
 @patch
 def _write(self:Corrections, log):
     "Replace the file; an empty log is no file"
@@ -130,6 +137,7 @@ def decide(self:Corrections,
     check_choice("action", action, ACTIONS)
     i = check_whole("index", index, 0, len(self.ds)-1)
     _check_label(self.ds, i, action, label)
+    _check_distinct(self.ds, [self.ds.ids[i]])
     own = _label_at(self.ds, i) if label is None else str(label)
     row = dict(id=self.ds.ids[i], index=i, action=action, label=own, when=_now())
     rows = [*self.log.to_dict("records"), row]
@@ -168,6 +176,7 @@ def _check_same_data(ds, path):
 
 def _places(ds, table, path):
     "The place of each corrected image; -1 if the data lack it"
+    _check_distinct(ds, table.id)
     place = {name: i for i, name in enumerate(ds.ids)}
     def find(name, i): return i if i < len(ds) and ds.ids[i] == name else place.get(name, -1)
     places = np.array([find(*row) for row in zip(table.id, table["index"])], np.int64)
