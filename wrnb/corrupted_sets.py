@@ -155,9 +155,9 @@ def identity(self:CorruptedSet)->str:
     h.update(self.labels.tobytes())
     if self.idxs is not None: h.update(self.idxs.tobytes())
     for name, pixels in self.files.items():
-        if self.in_folders: pixels = [self._first_picture(name, s) for s in self.severities(name)]
-        else: pixels = pixels[:, 0]
-        h.update(np.ascontiguousarray(pixels))
+        if self.in_folders: first = [self._first_picture(name, s) for s in self.severities(name)]
+        else: first = pixels[:, 0]
+        for picture in first: h.update(np.ascontiguousarray(picture))
     if "partial" in self.kind: h.update(self._present())
     return h.hexdigest()
 
