@@ -20,6 +20,8 @@ CASES = {name: (name, {}) for name in ("reva", *(s for s in STRATEGIES if s != "
     "reva, alpha 1": ("reva", {}),
     "augmix, alpha 1": ("augmix", {}),
     "reva, extra": ("reva", dict(protocol="extra")),
+    "reva, extra, alpha 1": ("reva", dict(protocol="extra")),
+    "prime, alpha 1": ("prime", {}),
     "uniform shares": ("reva", dict(guide="uniform")),
     "online shares": ("reva", dict(guide="online")),
     "no consistency of the perturbed view": ("reva", dict(recipe=Recipe(together=False))),
