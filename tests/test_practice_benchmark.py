@@ -571,6 +571,26 @@ def test_the_readers_table_has_neither_nan_nor_snake_case():
     assert t.loc["other twelve", "a"] == round(twelve.mean(), 1)
 
 
+def test_the_readers_table_of_a_set_that_lacks_a_corruption():
+    found = evaluate(Levels(), greys(), severities=1, attack_names=(), device="cpu")
+    part = Evaluation(found.table[found.table.perturbation != "fog"])
+    assert set(found.percent().index) - set(part.percent().index) == {"other twelve"}
+
+
+def test_an_evaluation_of_clean_images_alone_is_read(tmp_path):
+    options = dict(severities=(), attack_names=(), per_cell=3, device="cpu")
+    found = evaluate(Levels(), greys(), out=tmp_path, **options)
+    pd.testing.assert_frame_equal(read_evaluation(tmp_path).summary(), found.summary())
+
+
+def test_an_evaluation_without_its_config_is_read_as_a_table(tmp_path):
+    found = evaluate(Levels(), greys(), severities=1, attack_names=(), out=tmp_path, device="cpu")
+    (tmp_path/"config.json").unlink()
+    again = read_evaluation(tmp_path)
+    assert again.outcomes is None
+    assert again.corruption_error().n.tolist() == found.corruption_error().n.tolist()
+
+
 def test_models_and_images_by_name_are_those_that_the_names_load(tmp_path):
     torch.manual_seed(0)
     file = tmp_path/"net.safetensors"

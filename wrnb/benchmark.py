@@ -125,9 +125,10 @@ def read_evaluation(
     if run.config and not run.done("evaluate"):
         raise WrnbError(f"{run/'evaluation.csv'} is of an evaluation that did not end or was begun anew: "
                         "run the same command again")
-    per_cell = record.get("per_cell") and int(table.n[table.family != "clean"].max())
+    corrupted, per_cell = table[table.family != "clean"], record.get("per_cell")
+    if per_cell and len(corrupted): per_cell = int(corrupted.n.max())
     how = dict(design=record.get("design") or "spread", adjust=record.get("adjust") is not False)
-    outcomes = read_outcomes(run.path, table, record.get("n"), per_cell, **how)
+    outcomes = read_outcomes(run.path, table, record["n"], per_cell, **how) if record else None
     return Evaluation(table, **_known(record), outcomes=outcomes)
 
 # %% ../nbs/72_benchmark.ipynb #59fc726c
@@ -274,13 +275,15 @@ def _attack_columns(t, of):
     return columns
 
 # %% ../nbs/72_benchmark.ipynb #c1ef26b5
+_TWELVE = [name for name in FIFTEEN if name not in CORRUPTIONS["noise"]]
+
 @patch
 def other_twelve(self:Evaluation)->pd.Series: # model -> error in percent
     "Mean error over the common corruptions except noise; raises `WrnbError` unless all were measured"
-    twelve, errors = [name for name in FIFTEEN if name not in CORRUPTIONS["noise"]], self.by_corruption()
-    missing = [name for name in twelve if name not in errors.index]
+    errors = self.by_corruption()
+    missing = [name for name in _TWELVE if name not in errors.index]
     if missing: raise WrnbError(f"the table has no {missing[0]}: evaluate with all families first")
-    return errors.loc[twelve].mean()
+    return errors.loc[_TWELVE].mean()
 
 # %% ../nbs/72_benchmark.ipynb #5b0d28cf
 @patch
@@ -300,7 +303,8 @@ def percent(self:Evaluation,
     "The summary for readers: in percent, one decimal, named in words, empty if not measured"
     s = self.summary()
     if intervals: s = _with_ends(s, self.summary("low"), self.summary("high"))
-    elif set(CORRUPTIONS) <= set(s): s.insert(list(s).index("noise")+1, "other twelve", self.other_twelve())
+    elif "noise" in s and set(_TWELVE) <= set(self.table.perturbation):
+        s.insert(list(s).index("noise")+1, "other twelve", self.other_twelve())
     words = dict(mce="mCE", relative_mce="relative mCE", corruption_error="corruption error")
     s = s.rename(columns=words).round(1).T.rename_axis(columns=None)
     return s.astype(object).where(s.notna(), "")
