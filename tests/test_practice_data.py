@@ -387,6 +387,20 @@ def test_tiny_imagenet_as_it_is_published(tmp_path):
     assert test.ids == [f"val/images/val_{i}.JPEG" for i in range(3)] and len(train) == 6
 
 
+@pytest.mark.parametrize("table, says", [
+    (b"1.png\tcat\n", "holds no images"), (b"1.png\tcaf\xe9\n", "cannot be read as text")])
+def test_annotations_without_pictures_or_in_another_encoding_are_refused(tmp_path, table, says):
+    pictures(tmp_path, "train/cat/0.png", "train/dog/0.png")
+    (tmp_path/"val").mkdir()
+    (tmp_path/"val/val_annotations.txt").write_bytes(table)
+    refused(lambda: load_data(tmp_path), says)
+
+
+def test_a_file_whose_name_is_not_utf_8_is_refused_before_the_work(tmp_path):
+    pictures(tmp_path, *[f"{c}/{name}.png" for c in ("cat", "dog") for name in ("0", os.fsdecode(b"caf\xe9"))])
+    refused(lambda: data_hash(ImageFolder(tmp_path)), "has a name that is not UTF-8")
+
+
 def test_a_picture_without_annotation_is_named(tmp_path):
     folder = tiny_imagenet(tmp_path, "val_0.JPEG\tn2\nval_2.JPEG\tn2\n")
     with warnings.catch_warnings():

@@ -355,9 +355,10 @@ def test_a_checkpoint_is_read_wherever_its_weights_are(name, own, tmp_path):
     for k, v in model.body.state_dict().items(): assert torch.equal(v, own[k]) or "num_batches" in k
 
 
-def test_the_average_next_to_the_weights_is_left_with_a_warning(own, tmp_path):
-    torch.save(dict(model=own, model_ema={k: v*0 for k, v in own.items()}), tmp_path/"net.pth")
-    with pytest.warns(UserWarning, match="model is loaded, model_ema is not"):
+@pytest.mark.parametrize("copy", ["model_ema", "ema_model", "teacher", "model_averaged"])
+def test_the_average_next_to_the_weights_is_left_with_a_warning(own, tmp_path, copy):
+    torch.save({"model": own, copy: {k: v*0 for k, v in own.items()}}, tmp_path/"net.pth")
+    with pytest.warns(UserWarning, match=f"model is loaded, {copy} is not"):
         model = load_model(f"digits_net@{tmp_path/'net.pth'}", 10)
     assert torch.equal(model.body[0].weight, own["0.weight"])
 

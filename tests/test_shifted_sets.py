@@ -3,6 +3,7 @@
 The right answers are counted here from the classifier's own logits, image by image.
 """
 import json, warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,9 @@ from wrnb.core import WrnbError
 from wrnb.corrupted_sets import corrupted_set
 from wrnb.models import PixelModel, save_weights
 from wrnb.networks import digits_net
+from wrnb.runs import Run
 from wrnb.shifted_sets import errors_on, shifted_sets
+from wrnb.shifts import _table
 from wrnb.sources import WNIDS
 
 FISH = ["n01440764", "n01443537", "n01484850"]  # tench, goldfish, great white shark: places 0, 1, 2
@@ -406,6 +409,19 @@ def test_the_command_line_says_what_it_takes_a_set_for(fish, tmp_path, capsys):
     table = pd.read_csv(tmp_path/"run/on/imagenet-r/shifts.csv")
     assert table.n_wrong.tolist() == [8 - right] and table.n.tolist() == [8]
     assert f"{100*(8 - right)/8:.1f}" in out
+
+
+def test_with_another_model_the_sets_are_measured_again(tmp_path):
+    "The same models are not asked twice"
+    for c in "ab": save(noise(), tmp_path/f"set/{c}/1.png")
+    sets = shifted_sets(tmp_path/"set", ["a", "b", *"cdefghij"])
+    loop, run = SimpleNamespace(common=dict(device="cpu")), Run(tmp_path/"run")
+    first, second = (PixelModel(digits_net(10)).eval() for _ in range(2))
+    assert _table(loop, run, dict(base=first), sets).model.tolist() == ["base"]
+    both = _table(loop, run, dict(base=first, better=second), sets)
+    assert both.model.tolist() == ["base", "better"]
+    (run/"shifts.csv").write_text((run/"shifts.csv").read_text().replace("better", "kept"))
+    assert _table(loop, run, dict(base=first, better=second), sets).model.tolist() == ["base", "kept"]
 
 
 def test_a_folder_of_neither_kind_is_refused(fish, tmp_path, capsys):

@@ -16,7 +16,7 @@ import numpy as np
 
 from .core import WrnbError
 from .pictures import read_image
-from .folders import image_extensions
+from .folders import image_extensions, read_lines
 from .learners import class_order
 from .sources import WNIDS, is_imagenet, place_of
 
@@ -172,7 +172,7 @@ CIFAR100 = (files("wrnb")/"cifar100_classes.txt").read_text().split()
 def _own_classes(path, labels, size):
     "Names of the classes that the labels of arrays count through; None if nobody knows"
     listed = path/"classes.txt"
-    if listed.is_file(): return [line for line in listed.read_text(encoding="utf-8").splitlines() if line]
+    if listed.is_file(): return [line for line in read_lines(listed) if line]
     return {10: CIFAR10, 100: CIFAR100}.get(labels.max() + 1) if size == (32, 32) else None
 
 def _relabelled(labels, own, classes, whose):

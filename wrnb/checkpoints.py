@@ -18,6 +18,7 @@ from .core import WrnbError
 # %% ../nbs/17_checkpoints.ipynb #0fd96a51
 _PLACES = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "module", "params",
            "state_dict_ema", "model_ema", "ema_state_dict", "params_ema", "ema")
+_COPIES = "ema|teacher|average|momentum"  # what the names of second copies of the weights have in them
 
 # %% ../nbs/17_checkpoints.ipynb #56b2a1f3
 def is_plain(
@@ -54,7 +55,8 @@ def _chosen_state(states, path):
     others = [k for k in known[1:] if "ema" not in k]
     if len(known) > 1 and (others or known[0] not in _PLACES):
         raise WrnbError(f"{path} holds {', '.join(known)}: save the state_dict that you mean alone")
-    if len(known) > 1: warnings.warn(f"{path}: {known[0]} is loaded, {', '.join(known[1:])} is not")
+    left = known[1:] + [k for k in states if k not in known and re.search(_COPIES, k)]
+    if left: warnings.warn(f"{path}: {known[0]} is loaded, {', '.join(left)} is not")
     return states[known[0]]
 
 # %% ../nbs/17_checkpoints.ipynb #aebdc70f
@@ -103,7 +105,7 @@ def _prefix(state, want, path):
     "The prefix under which the file has the network; raise `WrnbError` if it has it more than once"
     counts = _prefixes(state, want)
     fits = [p for p, n in counts.items() if n == len(_needed(want))] or [max(counts, key=counts.get)]
-    first = [p for p in fits if not re.search("ema|teacher|average|momentum", p)] or fits
+    first = [p for p in fits if not re.search(_COPIES, p)] or fits
     if len(first) > 1: raise WrnbError(f"{path} holds {', '.join(first)}: save the one that you mean alone")
     if len(fits) > 1: warnings.warn(f"{path}: {first[0]} is loaded, {', '.join({*fits} - {*first})} is not")
     return first[0]

@@ -25,7 +25,7 @@ from .late import late
 from .core import WrnbError
 from .pictures import read_image
 from .items import _LABEL_KEYS
-from .images import Images, _check_dataset, _own_ids, as_images, classes_of, ids_of, indices
+from .images import Images, _check_dataset, _check_names, _own_ids, as_images, classes_of, ids_of, indices
 from .image_sets import ImageSet, batches, limited, subset
 from .folders import TEST_FOLDERS, folder_set, in_memory, load_data
 from .learners import LearnerSet, class_order, images_of, validation_transforms
@@ -65,7 +65,8 @@ def _state_of(name):
 
 
 def _hash_files(h, names):
-    "Add the names, below their common folder, sizes and times of files"
+    "Add the names, below their common folder, sizes and times of files; raise `WrnbError` if one is not UTF-8"
+    _check_names(Path(), names)
     common = os.path.dirname(os.path.commonprefix([min(names), max(names)]))
     for name in names: h.update(f"{name[len(common):]} {_state_of(name)}\n".encode())
 

@@ -85,14 +85,24 @@ def _check_filled(folder, classes):
     for d in sorted(p for p in folder.iterdir() if p.is_dir()):
         if d.name not in classes and not _is_hidden(d.name): raise WrnbError(f"{d} holds no images: fill or remove it")
 
+# %% ../nbs/12_folders.ipynb #85a637f5
+def read_lines(
+    path:Path, # a text file
+)->list:
+    "The lines of a text file; raises `WrnbError` if it cannot be read as text"
+    try: return path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, ValueError) as e:
+        raise WrnbError(f"{path} cannot be read as text ({' '.join(str(e).split())}): save it as UTF-8") from e
+
 # %% ../nbs/12_folders.ipynb #3810fb54
 _ANNOTATIONS = "val_annotations.txt"
 
 def _annotated(folder):
     "Names of Tiny-ImageNet's validation pictures, below `folder`, and the class of each"
-    rows = [line.split("\t") for line in (folder/_ANNOTATIONS).read_text().splitlines()]
+    rows = [line.split("\t") for line in read_lines(folder/_ANNOTATIONS)]
     table = {row[0]: row[1] for row in rows if len(row) > 1}
     names, _ = _search(folder)
+    if not names: raise WrnbError(f"{folder} holds no images: fill or remove it")
     for name in names:
         if Path(name).name in table: continue
         raise WrnbError(f"{folder/name} has no class in {folder/_ANNOTATIONS}: add its line or remove it")

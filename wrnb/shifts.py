@@ -25,8 +25,9 @@ def _record(models, sets):
 
 def _table(loop, run, models, sets):
     "The table of errors, measured or read"
-    path = run/"shifts.csv"
-    if run.claim("shifts", _record(models, sets)):
+    path, record = run/"shifts.csv", _record(models, sets)
+    run.drop("shifts", models=record["models"])
+    if run.claim("shifts", record):
         how = {k: v for k, v in loop.common.items() if k in ("batch_size", "workers", "device")}
         table = errors_on(models, sets, **how)
         if first_process(): write_table(table, path)
