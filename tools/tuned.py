@@ -41,7 +41,7 @@ def has_width(r):
     return r.high - r.low > .1
 
 
-def for_images_like_these(r):
+def with_ends(r):
     "A row whose error has no interval with Wilson's, for images like those; a difference stays as it is"
     if r.against or has_width(r): return r
     low, high = wilson(r.value/100, r.n_images)
@@ -101,7 +101,7 @@ class Tuned:
         "One figure of a case, in percent; `against` another case the difference to it, in points"
         rows = self.rows[self.rows.figure == figure]
         own = rows[(rows.case == case) & (rows.against == against)]
-        if len(own): return for_images_like_these(own.iloc[0])
+        if len(own): return with_ends(own.iloc[0])
         other = rows[(rows.case == against) & (rows.against == case)].iloc[0]
         ends = dict(value=-other.value, low=-other.high, high=-other.low)
         return pd.Series(other.to_dict() | ends)

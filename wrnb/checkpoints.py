@@ -52,7 +52,7 @@ def _states(content):
 def _chosen_state(states, path):
     "Of several state dicts the one that is meant; raise `WrnbError` if that is not plain"
     known = [k for k in _PLACES if k in states] or list(states)
-    others = [k for k in known[1:] if "ema" not in k]
+    others = [k for k in known[1:] if not re.search(_COPIES, k)]
     if len(known) > 1 and (others or known[0] not in _PLACES):
         raise WrnbError(f"{path} holds {', '.join(known)}: save the state_dict that you mean alone")
     left = known[1:] + [k for k in states if k not in known and re.search(_COPIES, k)]

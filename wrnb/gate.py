@@ -159,16 +159,14 @@ def _of_one_set(folders):
     return data[0] is not None and data[0] == data[1]
 
 def _paired_outcomes(runs):
-    "The outcomes of two runs side by side, and the figures' rows; None if they are not of the same images"
+    "The outcomes of two runs side by side; None if they are not of the same images"
     outcomes = [run.evaluation.outcomes for run in runs]
     if not _of_one_set([run.folder for run in runs]) or None in outcomes: return None
     cells = [_own_cells(run, name) for run, name in zip(runs, _NAMES)]
     if not _alike(*cells): return None
     known = [own.known.get(run.model) for own, run in zip(outcomes, runs)]
     known = {name: k for name, k in zip(_NAMES, known) if k is not None}
-    ours = runs[0]
-    paired = replace(outcomes[0], cells=pd.concat(cells, ignore_index=True), known=known)
-    return paired, ours.evaluation._figures(ours.model)
+    return replace(outcomes[0], cells=pd.concat(cells, ignore_index=True), known=known)
 
 # %% ../nbs/88_gate.ipynb #5c905a2f
 def _setup_of(folder):
@@ -216,12 +214,11 @@ def _check_cells(folders, figures, name):
     way = "evaluate both with the same families= and severities="
     raise WrnbError(f"{other} ({cell} at severity {severity:g} is in one alone): {way}")
 
-def _check_comparable(runs, names):
-    "Raise `WrnbError` unless figures of two runs are about the same data and cells"
+def _check_comparable(runs, rows, names):
+    "Raise `WrnbError` unless figures of two runs, made of these rows, are about the same data and cells"
     folders = [run.folder for run in runs]
     _check_same_data(folders)
-    figures = [run.evaluation._figures(run.model) for run in runs]
-    for name in names: _check_cells(folders, figures, name)
+    for name in names: _check_cells(folders, rows, name)
 
 
 # %% ../nbs/88_gate.ipynb #40e0e272
@@ -242,14 +239,15 @@ def _paired(outcomes, rows, name, margin):
     e = outcomes.difference(*_NAMES, rows)
     return Decision(f"{name}, worse than before by (paired)", e.value, e.low, e.high, limit=margin/100, n=e.n_images)
 
-def _compared(runs, names, margin):
+def _compared(runs, figures, names, margin):
     "Decisions on the differences of two runs, paired if they are of the same images"
     check_range("margin", margin, 0, 100)
-    _check_comparable(runs, names)
-    found, figures = _paired_outcomes(runs), [*map(_figures, runs)]
-    if found is None: return _not_worse(*figures, names, margin)
+    rows = [run.evaluation._figures(run.model) for run in runs]
+    _check_comparable(runs, rows, names)
+    outcomes = _paired_outcomes(runs)
+    if outcomes is None: return _not_worse(*figures, names, margin)
     for name in names: check_choice("max_error", name, figures[1])
-    return [_paired(*found, name, margin) for name in names]
+    return [_paired(outcomes, rows[0], name, margin) for name in names]
 
 # %% ../nbs/88_gate.ipynb #6d21b070
 @dataclass(frozen=True)
@@ -287,7 +285,8 @@ def check(
     decisions = _within(figures, limits)
     if not_worse_than is not None:
         names = list(limits) or [name for name in ("clean", "corruption") if name in figures]
-        decisions += _compared((ours, _read_run(not_worse_than, of)), names, margin)
+        other = _read_run(not_worse_than, of)
+        decisions += _compared((ours, other), (figures, _figures(other)), names, margin)
     if not decisions: raise WrnbError("there is nothing to check: give max_error= or not_worse_than=")
     table = ours.evaluation.table
     own = [replace(d, over=_part(table, d.name.partition(",")[0])) for d in decisions]
