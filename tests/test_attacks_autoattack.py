@@ -90,12 +90,12 @@ def test_in_l2(case, Authors):
     net, x, y = case
     l2 = dict(eps=.05, norm="L2", seed=0)
     theirs = pixels_of(few(Authors(net, version="rand", **l2), **FEW), x, y)
-    assert (AutoAttack(.05, "l2", "rand", **FEW)(net, x, y) - theirs).abs().max() < 1e-4
+    assert (AutoAttack(.05, "l2", "rand", **FEW)(net, x, y) - theirs).abs().max() < 2e-5
     more = dict(steps=24, n_queries=20)
     for i in (2, 3):
         one, label = x[i:i+1], y[i:i+1]
         theirs = pixels_of(few(Authors(net, version="standard", **l2), **more), one, label)
-        assert (AutoAttack(.05, "l2", **more)(net, one, label) - theirs).abs().max() < 1e-4
+        assert (AutoAttack(.05, "l2", **more)(net, one, label) - theirs).abs().max() < 2e-5
 
 
 def same_settings(part, theirs):
